@@ -1,0 +1,161 @@
+"""The run directory's fixed files: who created the run, with which settings, model and labels; and whether they agree.
+
+``run.json`` and ``vocabulary.json`` are written once, by whoever comes first (a conditional put decides), and every
+later start is compared with them field by field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sam3lt_ray.errors import InputError, RunMismatchError
+from sam3lt_ray.storage.store import RunStore
+
+RUN_PATH: Final = "run.json"
+VOCABULARY_PATH: Final = "vocabulary.json"
+SUMMARY_PATH: Final = "run_summary.json"
+FORMAT_VERSION: Final = 1
+_MAX_NAMED = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """Everything that changes labels, in comparable form.
+
+    Attributes:
+        settings: Dotted configuration name -> value, for the settings that change labels.
+        model_files: sha256 by file name of the checkpoint.
+        labels: Label id -> {"name", "prompts"}.
+        input_uri: Where the images come from. Not in the fingerprint, but two inputs never share a run.
+    """
+
+    settings: Mapping[str, Any]
+    model_files: Mapping[str, str]
+    labels: Mapping[int, Mapping[str, Any]]
+    input_uri: str
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over settings, model files and prompts; 64 hex digits."""
+        prompts = {str(label_id): list(label["prompts"]) for label_id, label in self.labels.items()}
+        content = {"settings": dict(self.settings), "model_files": dict(self.model_files), "prompts": prompts}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of run.json that later starts are compared with."""
+        return {
+            "input_uri": self.input_uri,
+            "settings": dict(self.settings),
+            "model_files": dict(self.model_files),
+            "labels": {str(label_id): dict(label) for label_id, label in self.labels.items()},
+        }
+
+
+def read_json(store: RunStore, path: str) -> dict[str, Any] | None:
+    """A JSON object of the run directory; None when the file does not exist."""
+    try:
+        data = store.read(path)
+    except FileNotFoundError:
+        return None
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise RunMismatchError(
+            f"{store.location(path)} is not valid JSON ({error}). It was changed by hand or is not a run's file. "
+            "Restore it, or label into a new run directory."
+        ) from error
+    if not isinstance(value, dict):
+        raise RunMismatchError(f"{store.location(path)} holds {type(value).__name__}, expected a JSON object.")
+    return value
+
+
+def write_json(store: RunStore, path: str, value: Mapping[str, Any]) -> None:
+    """Write or overwrite a JSON file of the run directory, atomically."""
+    store.replace(path, encode_json(value))
+
+
+def encode_json(value: Mapping[str, Any]) -> bytes:
+    """Readable, stable JSON."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_run(store: RunStore) -> dict[str, Any]:
+    """run.json of an existing run.
+
+    Raises:
+        InputError: There is no run here.
+    """
+    run = read_json(store, RUN_PATH)
+    if run is None:
+        raise InputError(
+            f"{store.uri} is not a run directory: it has no {RUN_PATH}. Give the directory that `sam3lt label` "
+            "printed, or the value of run.output."
+        )
+    return run
+
+
+def create_or_verify(store: RunStore, identity: RunIdentity, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write run.json if this is the first start, else compare with the one that stands there.
+
+    Args:
+        store: The run directory.
+        identity: What this start would label with.
+        content: Further content of a new run.json (resolved config, packages, time).
+
+    Returns:
+        The run.json in force.
+
+    Raises:
+        RunMismatchError: The run was made with something else; every difference is named with both values.
+    """
+    new = {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": identity.fingerprint,
+        **content,
+        "identity": identity.to_json(),
+    }
+    if store.create(RUN_PATH, encode_json(new)):
+        return dict(new)
+    existing = read_run(store)
+    differences = compare_identity(existing.get("identity", {}), identity.to_json())
+    if differences:
+        more = [f"... and {len(differences) - _MAX_NAMED} more"] if len(differences) > _MAX_NAMED else []
+        raise RunMismatchError(
+            f"The run in {store.uri} was made with other settings that change labels:\n"
+            + "\n".join(f"  {line}" for line in [*differences[:_MAX_NAMED], *more])
+            + "\nUse the run's settings, choose another run.output, or discard the run with --on-exists overwrite."
+        )
+    return existing
+
+
+def compare_identity(existing: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Every difference between two identities (:meth:`RunIdentity.to_json`), one line each with both values."""
+    before, now = _flatten(existing), _flatten(current)
+    return [
+        f"{name}: the run has {_show(before, name)}, now it is {_show(now, name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name, _MISSING) != now.get(name, _MISSING)
+    ]
+
+
+_MISSING: Final = object()
+
+
+def _show(values: Mapping[str, Any], name: str) -> str:
+    return json.dumps(values[name], ensure_ascii=False) if name in values else "nothing"
+
+
+def _flatten(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Names as a person knows them: setting names bare, the rest with where it belongs."""
+    flat: dict[str, Any] = {"input.uri": identity.get("input_uri")}
+    flat.update(identity.get("settings", {}))
+    for name, digest in identity.get("model_files", {}).items():
+        flat[f"model file {name}"] = digest
+    for label_id, label in identity.get("labels", {}).items():
+        flat[f"vocabulary label {label_id} name"] = label["name"]
+        flat[f"vocabulary label {label_id} prompts"] = list(label["prompts"])
+    return flat

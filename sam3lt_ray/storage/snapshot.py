@@ -1,0 +1,109 @@
+"""The snapshot of the input: which shards a run covers, with what size and version each, in ``input/shards.parquet``."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sam3lt_ray.errors import RunMismatchError
+from sam3lt_ray.records import LooseFile, Shard
+from sam3lt_ray.storage.store import RunStore
+
+SNAPSHOT_PATH: Final = "input/shards.parquet"
+
+_SCHEMA: Final = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("version", pa.string()),
+        pa.field("members", pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("uri", pa.string())]))),
+    ]
+)
+_MAX_NAMED = 5
+
+
+def read_snapshot(store: RunStore) -> list[Shard]:
+    """The shards of the run so far; empty for a run that has none yet."""
+    try:
+        data = store.read(SNAPSHOT_PATH)
+    except FileNotFoundError:
+        return []
+    table = pq.read_table(io.BytesIO(data), schema=_SCHEMA)
+    return [
+        Shard(
+            name=row["name"],
+            uri=row["uri"],
+            size_bytes=row["size_bytes"],
+            version=row["version"],
+            members=tuple(LooseFile(member["key"], member["uri"]) for member in row["members"]),
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def write_snapshot(store: RunStore, shards: Sequence[Shard]) -> None:
+    """Replace the snapshot; shards only ever join it, so a reader of the old one misses nothing it had."""
+    rows = [
+        {
+            "name": shard.name,
+            "uri": shard.uri,
+            "size_bytes": shard.size_bytes,
+            "version": shard.version,
+            "members": [{"key": member.key, "uri": member.uri} for member in shard.members],
+        }
+        for shard in shards
+    ]
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, compression="zstd")
+    store.replace(SNAPSHOT_PATH, sink.getvalue().to_pybytes())
+
+
+def merge_snapshot(known: Sequence[Shard], listed: Sequence[Shard]) -> tuple[list[Shard], list[Shard], list[str]]:
+    """Compare what is listed now with what the run already covers.
+
+    Args:
+        known: The run's snapshot.
+        listed: What the input location holds now.
+
+    Returns:
+        All shards of the run (known ones first, in their order), the new ones among them, and the names of shards
+        that vanished. Labels of vanished shards stay; what they lack can no longer be made.
+
+    Raises:
+        RunMismatchError: A known shard has other content now; its units would mix two inputs.
+    """
+    listed_by_name = {shard.name: shard for shard in listed}
+    changed = [
+        _describe_change(shard, listed_by_name[shard.name])
+        for shard in known
+        if shard.name in listed_by_name and _has_changed(shard, listed_by_name[shard.name])
+    ]
+    if changed:
+        more = f" (and {len(changed) - _MAX_NAMED} more)" if len(changed) > _MAX_NAMED else ""
+        raise RunMismatchError(
+            "The input changed under the run, and labels of the old content would be mixed with labels of the new: "
+            + "; ".join(changed[:_MAX_NAMED])
+            + more
+            + ". Put the old files back, or label into a new run directory."
+        )
+    known_names = {shard.name for shard in known}
+    new = [shard for shard in listed if shard.name not in known_names]
+    vanished = [shard.name for shard in known if shard.name not in listed_by_name]
+    return [*(listed_by_name.get(shard.name, shard) for shard in known), *new], new, vanished
+
+
+def _has_changed(before: Shard, now: Shard) -> bool:
+    keys_before, keys_now = ([member.key for member in shard.members] for shard in (before, now))
+    return (before.size_bytes, before.version, keys_before) != (now.size_bytes, now.version, keys_now)
+
+
+def _describe_change(before: Shard, now: Shard) -> str:
+    return (
+        f"{before.name} was {before.size_bytes} bytes (version {before.version}) "
+        f"and is {now.size_bytes} bytes (version {now.version})"
+    )

@@ -1,0 +1,27 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.servers.fixtures import (  # noqa: F401  (fixtures are found by their names in this module)
+    moto_bucket,
+    moto_process,
+    moto_s3,
+    s3_credentials,
+    seaweed,
+    seaweed_bucket,
+)
+
+_UNIT_TESTS = Path(__file__).parent / "unit"
+_SERVERS = {"seaweed", "moto_process"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Unit tests stay fast: none of them may start a server."""
+    for item in items:
+        servers = _SERVERS.intersection(getattr(item, "fixturenames", ()))
+        if servers and item.path.is_relative_to(_UNIT_TESTS):
+            raise pytest.UsageError(f"{item.nodeid} uses {sorted(servers)}: such a test belongs into tests/contracts")

@@ -1,0 +1,128 @@
+"""One holder at a time; a dead one is recognised; a sleeper notices that it lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sam3lt_ray.config.schema import StorageSettings
+from sam3lt_ray.errors import RetryableRunError
+from sam3lt_ray.storage import lease as lease_module
+from sam3lt_ray.storage.lease import Lease
+from sam3lt_ray.storage.store import RunStore, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return open_store(str(tmp_path), StorageSettings())
+
+
+def _as_other_machine(store: RunStore, **changes: object) -> None:
+    """Rewrite the newest lease as if another machine had written it."""
+    newest = sorted(item.path for item in store.list("lease"))[-1]
+    record = json.loads(store.read(newest)) | {"host": "elsewhere", "boot_id": "other"} | changes
+    store.replace(newest, json.dumps(record).encode())
+
+
+def test_second_driver_is_refused_and_told_who_holds_it(store: RunStore) -> None:
+    with Lease(store) as first:
+        first.acquire()
+        with pytest.raises(RetryableRunError, match=rf"process {os.getpid()} on .* since \d{{4}}-"):
+            Lease(store).acquire()
+
+
+def test_released_lease_is_free_at_once(store: RunStore) -> None:
+    with Lease(store) as first:
+        first.acquire()
+    with Lease(store) as second:
+        second.acquire()
+        assert not second.lost
+
+
+def test_killed_holder_of_this_machine_is_succeeded_at_once(tmp_path: Path, store: RunStore) -> None:
+    script = (
+        "import os, signal\n"
+        "from sam3lt_ray.config.schema import StorageSettings\n"
+        "from sam3lt_ray.storage.lease import Lease\n"
+        "from sam3lt_ray.storage.store import open_store\n"
+        f"Lease(open_store({str(tmp_path)!r}, StorageSettings())).acquire()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
+    assert any(True for _ in store.list("lease"))
+    waited: list[str] = []
+    with Lease(store) as successor:
+        successor.acquire(waited.append)
+    assert waited == []
+
+
+def test_silent_holder_elsewhere_is_succeeded_after_a_lease_duration(store: RunStore) -> None:
+    Lease(store, duration_s=1000).acquire()
+    _as_other_machine(store)
+    waited: list[str] = []
+    with Lease(store, duration_s=0.4) as successor:
+        successor.acquire(waited.append)
+    assert "elsewhere" in waited[0]
+
+
+def test_living_holder_elsewhere_keeps_the_run(store: RunStore) -> None:
+    Lease(store, duration_s=1000).acquire()
+    _as_other_machine(store)
+    renewed_at = time.time()
+    renewal = threading.Timer(0.3, lambda: _as_other_machine(store, renewed_at=renewed_at + 1))
+    renewal.start()
+    with pytest.raises(RetryableRunError, match="elsewhere"):
+        Lease(store, duration_s=5).acquire()
+    renewal.join()
+
+
+def test_long_stale_holder_is_not_waited_for(store: RunStore) -> None:
+    Lease(store, duration_s=1000).acquire()
+    _as_other_machine(store, renewed_at=time.time() - 3600)
+    waited: list[str] = []
+    with Lease(store, duration_s=1000) as successor:
+        successor.acquire(waited.append)
+    assert waited == []
+
+
+def test_sleeper_notices_its_successor(store: RunStore) -> None:
+    sleeper = Lease(store, duration_s=0.4)
+    sleeper.acquire()
+    record = dataclasses.asdict(lease_module._own_record())
+    assert store.create("lease/00000002.json", json.dumps(record).encode())
+    deadline = time.monotonic() + 20
+    while not sleeper.lost and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert sleeper.lost
+    sleeper.release()
+    assert json.loads(store.read("lease/00000002.json"))["released"] is False
+
+
+def test_one_of_many_starters_wins(store: RunStore) -> None:
+    results: list[bool] = []
+    barrier = threading.Barrier(8)
+
+    def start() -> None:
+        lease = Lease(store, duration_s=1000)
+        barrier.wait()
+        try:
+            lease.acquire()
+        except RetryableRunError:
+            results.append(False)
+        else:
+            results.append(True)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [False] * 7 + [True]

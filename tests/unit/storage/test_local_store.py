@@ -1,0 +1,127 @@
+"""What only a store on a file system has to cope with; the rest is in tests/contracts/test_store.py."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sam3lt_ray.config.schema import StorageSettings
+from sam3lt_ray.errors import InputError, StorageError
+from sam3lt_ray.storage.local_store import LocalStore
+
+ABANDONED = ".sam3lt-tmp-0123"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(str(tmp_path / "run"), StorageSettings())
+
+
+def everything_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def refuse_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def link(source: object, target: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP])
+def test_without_hard_links_there_is_still_one_winner(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    refuse_links(monkeypatch, number)
+    start = threading.Barrier(16)
+
+    def write(writer: int) -> bool:
+        start.wait(30)
+        return store.create("labels/unit", str(writer).encode())
+
+    for _ in range(10):
+        with ThreadPoolExecutor(16) as pool:
+            told = list(pool.map(write, range(16)))
+        assert sum(told) == 1
+        assert store.read("labels/unit") == str(told.index(True)).encode()
+        assert everything_in(tmp_path) == ["run/labels/unit"]
+        store.delete("labels/unit")
+
+
+def test_failure_leaves_nothing(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_links(monkeypatch, errno.EIO)
+    with pytest.raises(StorageError, match="EIO"):
+        store.create("labels/unit", b"x")
+    assert everything_in(tmp_path) == []
+    assert not store.exists("labels/unit")
+
+
+def test_full_disk(store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.create("old", b"old")
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "planted")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    for write in (store.create, store.replace):
+        with pytest.raises(StorageError, match="The disk is full"):
+            write("new", b"new")
+    with pytest.raises(StorageError, match="The disk is full"):
+        store.replace("old", b"new")
+    assert everything_in(tmp_path) == ["run/old"]
+    assert store.read("old") == b"old"
+
+
+def test_unfinished_files_are_no_files(store: LocalStore, tmp_path: Path) -> None:
+    store.create("labels/unit", b"x")
+    labels = tmp_path / "run" / "labels"
+    old, young = labels / ABANDONED, labels / f"{ABANDONED}4"
+    for file in (old, young):
+        file.write_bytes(b"half")
+    an_hour_ago_s = time.time() - 3700
+    os.utime(old, (an_hour_ago_s, an_hour_ago_s))
+    assert [file.path for file in store.list()] == ["labels/unit"]
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_file_in_the_way_of_a_directory(store: LocalStore) -> None:
+    store.create("labels", b"a file")
+    for write in (store.create, store.replace):
+        with pytest.raises(InputError, match="a part of this path is a file"):
+            write("labels/unit", b"x")
+    store.create("report/index.html", b"x")
+    for write in (store.create, store.replace):
+        with pytest.raises(InputError, match="report is a directory, expected a file"):
+            write("report", b"x")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_directory(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o500)
+    with pytest.raises(InputError, match="This user may not access"):
+        store.create("run.json", b"x")
+
+
+def test_relative_directory_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = LocalStore("run", StorageSettings())
+    monkeypatch.chdir("/")
+    assert store.create("run.json", b"{}")
+    assert store.location("run.json") == str(tmp_path / "run" / "run.json")
+    assert everything_in(tmp_path) == ["run/run.json"]
+
+
+def test_permissions_follow_the_umask(store: LocalStore, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        store.create("run.json", b"{}")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "run" / "run.json").stat().st_mode & 0o777 == 0o640

@@ -1,0 +1,80 @@
+"""A run directory remembers what its labels depend on and refuses to mix."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from sam3lt_ray.config.schema import StorageSettings
+from sam3lt_ray.errors import InputError, RunMismatchError
+from sam3lt_ray.storage.run_directory import RUN_PATH, RunIdentity, create_or_verify, read_run
+from sam3lt_ray.storage.store import RunStore, open_store
+
+IDENTITY = RunIdentity(
+    settings={"labeling.score_floor": 0.2, "input.format": "webdataset"},
+    model_files={"model.safetensors": "aa"},
+    labels={1: {"name": "cat", "prompts": ["cat"]}},
+    input_uri="s3://b/in",
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return open_store(str(tmp_path), StorageSettings())
+
+
+def test_the_first_start_writes_and_the_second_agrees(store: RunStore) -> None:
+    first = create_or_verify(store, IDENTITY, {"created_at": "now"})
+    second = create_or_verify(store, IDENTITY, {"created_at": "later"})
+    assert second == first
+    assert second["created_at"] == "now"
+    assert second["fingerprint"] == IDENTITY.fingerprint
+
+
+def test_every_difference_is_named_with_both_values(store: RunStore) -> None:
+    create_or_verify(store, IDENTITY, {})
+    other = dataclasses.replace(
+        IDENTITY,
+        settings={**IDENTITY.settings, "labeling.score_floor": 0.3},
+        model_files={"model.safetensors": "bb"},
+        labels={1: {"name": "cat", "prompts": ["a cat"]}, 2: {"name": "dog", "prompts": ["dog"]}},
+        input_uri="s3://b/other",
+    )
+    with pytest.raises(RunMismatchError) as caught:
+        create_or_verify(store, other, {})
+    message = caught.value.message
+    assert "labeling.score_floor: the run has 0.2, now it is 0.3" in message
+    assert 'model file model.safetensors: the run has "aa", now it is "bb"' in message
+    assert 'vocabulary label 1 prompts: the run has ["cat"], now it is ["a cat"]' in message
+    assert 'vocabulary label 2 name: the run has nothing, now it is "dog"' in message
+    assert 'input.uri: the run has "s3://b/in", now it is "s3://b/other"' in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": {"labeling.score_floor": 0.3, "input.format": "webdataset"}},
+        {"model_files": {"model.safetensors": "bb"}},
+        {"labels": {1: {"name": "cat", "prompts": ["tom cat"]}}},
+    ],
+)
+def test_fingerprint_changes_with_whatever_changes_labels(change: dict[str, object]) -> None:
+    assert dataclasses.replace(IDENTITY, **change).fingerprint != IDENTITY.fingerprint  # type: ignore[arg-type]
+
+
+def test_fingerprint_ignores_names_and_place() -> None:
+    renamed = dataclasses.replace(IDENTITY, labels={1: {"name": "Katze", "prompts": ["cat"]}}, input_uri="/mnt/in")
+    assert renamed.fingerprint == IDENTITY.fingerprint
+
+
+def test_a_folder_that_is_no_run_is_said_so(store: RunStore) -> None:
+    with pytest.raises(InputError, match=r"no run\.json"):
+        read_run(store)
+
+
+def test_damaged_run_json_is_refused(store: RunStore) -> None:
+    store.replace(RUN_PATH, b'{"half": ')
+    with pytest.raises(RunMismatchError, match="not valid JSON"):
+        read_run(store)

@@ -1,0 +1,49 @@
+"""The snapshot keeps what a run covers, and notices when the input is not what it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sam3lt_ray.config.schema import StorageSettings
+from sam3lt_ray.errors import RunMismatchError
+from sam3lt_ray.records import LooseFile, Shard
+from sam3lt_ray.storage.snapshot import merge_snapshot, read_snapshot, write_snapshot
+from sam3lt_ray.storage.store import open_store
+
+SHARDS = [
+    Shard("a.tar", "s3://b/a.tar", 100, "etag-a"),
+    Shard("group-000000", "/data", None, None, (LooseFile("x/1.jpg", "/data/x/1.jpg"), LooseFile("2.png", "/data/2.png"))),
+]
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), StorageSettings())
+    assert read_snapshot(store) == []
+    write_snapshot(store, SHARDS)
+    assert read_snapshot(store) == SHARDS
+
+
+def test_new_and_vanished_shards_are_told_apart() -> None:
+    listed = [Shard("b.tar", "s3://b/b.tar", 5, "etag-b"), SHARDS[1]]
+    merged, new, vanished = merge_snapshot(SHARDS, listed)
+    assert [shard.name for shard in merged] == ["a.tar", "group-000000", "b.tar"]
+    assert [shard.name for shard in new] == ["b.tar"]
+    assert vanished == ["a.tar"]
+
+
+@pytest.mark.parametrize(
+    "now",
+    [Shard("a.tar", "s3://b/a.tar", 101, "etag-a"), Shard("a.tar", "s3://b/a.tar", 100, "etag-z")],
+    ids=["size", "version"],
+)
+def test_changed_shard_is_refused_by_name(now: Shard) -> None:
+    with pytest.raises(RunMismatchError, match=r"a\.tar was 100 bytes"):
+        merge_snapshot(SHARDS, [now, SHARDS[1]])
+
+
+def test_group_with_other_members_is_refused() -> None:
+    other = Shard("group-000000", "/data", None, None, (LooseFile("3.jpg", "/data/3.jpg"),))
+    with pytest.raises(RunMismatchError, match="group-000000"):
+        merge_snapshot(SHARDS, [SHARDS[0], other])
