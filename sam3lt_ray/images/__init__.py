@@ -1,0 +1,1 @@
+"""Image files: decoding and resizing, with numpy and Pillow only."""

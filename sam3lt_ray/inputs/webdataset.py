@@ -1,0 +1,208 @@
+"""Images of a WebDataset shard: a tar whose neighbouring members with one key form a sample.
+
+The key is the path up to the first dot of its last part (WebDataset's rule); what follows is the extension.
+
+* A sample's image is the member whose extension is an image format's (in either case) or, with ``input.image_column``,
+  is exactly that. "x.jpg" goes before "x.seg.png"; two of the same rank are an error row that asks for the setting.
+* The image's key is its member name with the extension ("train/000012.jpg"); every other file of the sample is a side
+  file, whose name is kept and whose content is passed over. Samples without an image are no images and are not counted.
+* A key that comes again is an error row, whatever its extension is the second time.
+* Names that begin with a dot, links, devices and directories are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from sam3lt_ray.config.schema import InputSettings, StorageSettings
+from sam3lt_ray.errors import ImageErrorKind
+from sam3lt_ray.images.signatures import IMAGE_EXTENSIONS
+from sam3lt_ray.inputs.forward_reader import ForwardReader
+from sam3lt_ray.inputs.image_stream import (
+    BYTES_PER_MB,
+    EMPTY_MESSAGE,
+    END_OF_SHARD_KEY,
+    KeyMemory,
+    SeenKeys,
+    StreamedImage,
+    too_large_message,
+)
+from sam3lt_ray.inputs.ranged_file import RangedFile
+from sam3lt_ray.inputs.tar_reader import TarDamageError, TarMember, TarReader
+from sam3lt_ray.records import EncodedImage, ReadRange, Shard
+from sam3lt_ray.storage.filesystem import is_s3
+
+_SAMPLE_NAME: Final = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<extension>[^/]*)", re.DOTALL)
+
+
+def split_member_name(name: str) -> tuple[str, str] | None:
+    """Key and extension of a member's name; None for names that belong to no sample."""
+    match = _SAMPLE_NAME.fullmatch(name)
+    return (match["key"], match["extension"].lower()) if match else None
+
+
+def stream_webdataset(
+    shard: Shard,
+    read_range: ReadRange,
+    settings: InputSettings,
+    storage: StorageSettings,
+    seen_keys: SeenKeys | None = None,
+) -> Generator[StreamedImage, None, None]:
+    """Images of a tar from ``read_range.first`` to the shard's end, reading nothing that is not needed for them.
+
+    Without ``seen_keys`` the tar is read from its beginning, because a repeated key may repeat any earlier one; with it
+    reading begins at ``read_range.offset``. Both give the same images.
+
+    A tar that is cut off or damaged ends with one image of kind ``truncated_shard``.
+
+    Raises:
+        StorageError: The shard cannot be read, or changed since it was listed.
+    """
+    file = RangedFile(shard.uri, storage, expected=shard)
+    offset, index = 0, 0
+    memory = KeyMemory()
+    if read_range.offset is not None and seen_keys is not None:
+        offset, index = read_range.offset, read_range.first
+        for name in seen_keys(read_range.first):
+            parts = split_member_name(name)
+            if parts is not None:
+                memory.add(parts[0])
+    with ForwardReader(file, offset, prefetch=is_s3(shard.uri)) as source:
+        reader = _SampleReader(TarReader(source), settings, memory, index, read_range.first)
+        yield from reader.images()
+
+
+class _ImageCutOffError(TarDamageError):
+    """The archive ends inside an image."""
+
+    def __init__(self, image_name: str, message: str) -> None:
+        super().__init__(message)
+        self.image_name = image_name
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Neighbouring members with one key, as far as they were read."""
+
+    key: str
+    offset: int
+    is_repeated: bool = False
+    image_name: str | None = None
+    image_rank: int = 0
+    rival_name: str | None = None
+    data: bytes = b""
+    error: tuple[ImageErrorKind, str] | None = None
+    names: list[str] = field(default_factory=list)
+
+
+class _SampleReader:
+    def __init__(
+        self, tar: TarReader, settings: InputSettings, memory: KeyMemory, first_index: int, wanted_from: int
+    ) -> None:
+        self._tar = tar
+        self._settings = settings
+        self._memory = memory
+        self._index = first_index
+        self._wanted_from = wanted_from
+
+    def images(self) -> Iterator[StreamedImage]:
+        damage: TarDamageError | None = None
+        try:
+            for sample in self._samples():
+                yield from self._finish(sample)
+        except TarDamageError as error:
+            damage = error
+        if damage is not None:
+            yield self._end_of_shard(damage)
+
+    def _samples(self) -> Iterator[_Sample]:
+        """Samples with their images read; a damaged archive's last complete one comes before the error."""
+        sample: _Sample | None = None
+        while True:
+            try:
+                member = self._tar.next_member()
+            except TarDamageError:
+                if sample is not None:
+                    yield sample
+                raise
+            if member is None:
+                break
+            parts = split_member_name(member.name) if member.is_file else None
+            if parts is None:
+                continue
+            key, extension = parts
+            if sample is None or sample.key != key:
+                if sample is not None:
+                    yield sample
+                sample = _Sample(key, member.header_offset)
+            # An image that is cut off ends here: its sample has no image, the end-of-shard row stands for it.
+            self._add_member(sample, member, self._image_rank(extension))
+        if sample is not None:
+            yield sample
+
+    def _image_rank(self, extension: str) -> int:
+        """0: no image; the highest rank of a sample is its image."""
+        if self._settings.image_column is not None:
+            return 2 if extension == self._settings.image_column.lower().lstrip(".") else 0
+        if extension in IMAGE_EXTENSIONS:
+            return 2
+        return 1 if extension.rpartition(".")[2] in IMAGE_EXTENSIONS else 0
+
+    def _add_member(self, sample: _Sample, member: TarMember, rank: int) -> None:
+        sample.names.append(member.name)
+        if rank == 0 or rank < sample.image_rank:
+            return
+        if rank == sample.image_rank:
+            sample.rival_name = sample.rival_name or member.name
+            return
+        if sample.image_name is None:
+            sample.is_repeated = not self._memory.add(sample.key)
+        sample.image_name, sample.image_rank, sample.rival_name = member.name, rank, None
+        sample.data, sample.error = b"", None  # let go of a lower-ranked image before this one is read
+        sample.data, sample.error = self._read_image(sample, member)
+
+    def _read_image(self, sample: _Sample, member: TarMember) -> tuple[bytes, tuple[ImageErrorKind, str] | None]:
+        if sample.is_repeated:
+            return b"", ("duplicate_key", f"The key {sample.key!r} already stands earlier in this shard.")
+        if member.is_sparse:
+            return b"", ("unsupported", "The file is stored in the tar as a sparse file, without its holes.")
+        if member.size_bytes > self._settings.max_image_mb * BYTES_PER_MB:
+            return b"", ("too_large", too_large_message(member.size_bytes, self._settings.max_image_mb))
+        if member.size_bytes == 0:
+            return b"", ("empty", EMPTY_MESSAGE)
+        if self._index < self._wanted_from:
+            return b"", None
+        try:
+            return self._tar.read_payload(member), None
+        except TarDamageError as damage:
+            raise _ImageCutOffError(member.name, str(damage)) from None
+
+    def _finish(self, sample: _Sample) -> Iterator[StreamedImage]:
+        """The sample's image, if it has one and is among the wanted ones."""
+        if sample.image_name is None:
+            return
+        error, data = sample.error, sample.data
+        sample.data = b""
+        if sample.rival_name is not None and not sample.is_repeated:
+            data = b""
+            error = (
+                "unsupported",
+                f"The key {sample.key!r} has two images, {sample.image_name!r} and {sample.rival_name!r}; say with "
+                "input.image_column which extension is the image's.",
+            )
+        side_files = tuple(name for name in sample.names if name != sample.image_name)
+        kind, message = error if error is not None else (None, None)
+        image = EncodedImage(self._index, sample.image_name, data, side_files, kind, message)
+        self._index += 1
+        if image.index >= self._wanted_from:
+            yield StreamedImage(image, sample.offset)
+
+    def _end_of_shard(self, damage: TarDamageError) -> StreamedImage:
+        """The one row that stands for everything a damaged shard should still hold."""
+        key = damage.image_name if isinstance(damage, _ImageCutOffError) else END_OF_SHARD_KEY
+        sentence = f"The shard is damaged: {damage}. The images before are complete; what should follow is missing."
+        image = EncodedImage(self._index, key, error_kind="truncated_shard", error_message=sentence)
+        return StreamedImage(image, None, shard_error=sentence)
