@@ -1,0 +1,1 @@
+"""Label rows: their schema, how they are made, read back and counted."""
