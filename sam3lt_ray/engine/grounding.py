@@ -1,0 +1,72 @@
+"""Prompts against encoded images: encoder, decoder and scores for a batch of prompts at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sam3lt_ray.engine.detr_decoder import DetrDecoder
+from sam3lt_ray.engine.detr_encoder import DetrEncoder
+from sam3lt_ray.engine.devices import Placement
+from sam3lt_ray.engine.scoring import Scoring
+from sam3lt_ray.engine.text_bank import TextFeatures
+
+
+@dataclass(frozen=True, slots=True)
+class GroundedPairs:
+    """All pairs of P prompts with B images.
+
+    Attributes:
+        memory: Image tokens that have met the prompt, [P, B, N, C].
+        queries: Candidates' features, float32 [P, B, Q, C].
+        boxes_xyxy: Shares of the image, float32 [P, B, Q, 4].
+        scores: float32 [P, B, Q].
+        presence: float32 [P, B].
+    """
+
+    memory: torch.Tensor
+    queries: torch.Tensor
+    boxes_xyxy: torch.Tensor
+    scores: torch.Tensor
+    presence: torch.Tensor
+
+
+class Grounding:
+    """The DETR part of the model with the vocabulary folded in.
+
+    Args:
+        model: The transformers model.
+        text: The vocabulary.
+        positions: Position encoding of image tokens, float32 [N, C].
+        grid_hw: Rows and columns of image tokens.
+        placement: Where to compute.
+    """
+
+    def __init__(
+        self, model: Any, text: TextFeatures, positions: torch.Tensor, grid_hw: tuple[int, int], placement: Placement
+    ) -> None:
+        model.dot_product_scoring.to(placement.device)
+        self._encoder = DetrEncoder(model.detr_encoder, text, positions, placement)
+        self._decoder = DetrDecoder(model.detr_decoder, text, positions, grid_hw, placement)
+        self._scoring = Scoring(model.dot_product_scoring, text, placement)
+        self.num_queries = self._decoder.num_queries
+
+    def start(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What is the same for every prompt: once per image. [B, N, C] to [B, N, C]."""
+        return self._encoder.start(tokens)
+
+    def ground(self, started: torch.Tensor, prompts: slice) -> GroundedPairs:
+        """Grounds some prompts in the images of :meth:`start`."""
+        memory = self._encoder.ground(started, prompts)
+        candidates = self._decoder.find(memory, prompts)
+        scores = self._scoring(candidates.queries, candidates.presence, prompts)
+        shape = memory.shape[:2]
+        return GroundedPairs(
+            memory=memory,
+            queries=torch.unflatten(candidates.queries, 0, shape),
+            boxes_xyxy=torch.unflatten(candidates.boxes_xyxy, 0, shape),
+            scores=torch.unflatten(scores, 0, shape),
+            presence=torch.unflatten(candidates.presence, 0, shape),
+        )

@@ -1,0 +1,92 @@
+"""The engine on a CUDA GPU against itself on the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sam3lt_ray.engine.checkpoint import Checkpoint
+from sam3lt_ray.engine.runs import encode_masks
+from sam3lt_ray.engine.segmenter import EngineSettings, Segmenter
+from sam3lt_ray.masks.rle import decode_mask
+from sam3lt_ray.records import ImageDetections
+from tests.checkpoints import IMAGE_SIZE, PROMPTS, VARIANTS
+from tests.engine_reference import (
+    ReferenceInstance,
+    assert_same_instances,
+    mask_iou,
+    of_prompt,
+    random_checkpoints,  # noqa: F401  (a fixture)
+    smooth_image,
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA GPU"),
+]
+
+IMAGES = [smooth_image(IMAGE_SIZE, seed) for seed in range(3)]
+SIZES_HW = [(60, 91), (300, 212), (31, 140)]
+
+
+def segment(checkpoint: Checkpoint, device: str, precision: str) -> list[ImageDetections]:
+    segmenter = Segmenter.load(checkpoint, PROMPTS, EngineSettings(device=device, precision=precision))
+    assert segmenter.device.startswith(device)
+    assert segmenter.precision == precision
+    return segmenter.segment(IMAGES, SIZES_HW)
+
+
+@pytest.fixture
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No TF32: its 10-bit mantissa is not what fp32 is compared for."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.usefixtures("exact_products")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fp32_is_the_cpus(variant: str, random_checkpoints: dict[str, Checkpoint]) -> None:  # noqa: F811
+    checkpoint = random_checkpoints[variant]
+    for found, expected in zip(segment(checkpoint, "cuda", "fp32"), segment(checkpoint, "cpu", "fp32"), strict=True):
+        np.testing.assert_allclose(found.presence, expected.presence, atol=1e-3)
+        for prompt in range(len(PROMPTS)):
+            instances = [
+                ReferenceInstance(one.score, np.array(one.box_xyxy, np.float32), decode_mask(one.mask))
+                for one in of_prompt(expected, prompt)
+            ]
+            assert_same_instances(
+                of_prompt(found, prompt), instances, score_tolerance=1e-3, box_tolerance=0.1, least_iou=0.995
+            )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bf16_is_close(variant: str, random_checkpoints: dict[str, Checkpoint]) -> None:  # noqa: F811
+    checkpoint = random_checkpoints[variant]
+    ious = []
+    for found, expected in zip(segment(checkpoint, "cuda", "bf16"), segment(checkpoint, "cpu", "fp32"), strict=True):
+        np.testing.assert_allclose(found.presence, expected.presence, atol=0.1)
+        for one in (one for one in expected.detections if one.score > 0.4):
+            partners = of_prompt(found, one.prompt)
+            assert partners
+            partner = min(partners, key=lambda other: np.abs(np.subtract(other.box_xyxy, one.box_xyxy)).sum())
+            assert partner.score == pytest.approx(one.score, abs=0.15)
+            ious.append(mask_iou(decode_mask(partner.mask), decode_mask(one.mask)))
+    assert np.median(ious) > 0.9
+
+
+def test_runs_are_the_cpus() -> None:
+    random = np.random.RandomState(0)
+    coarse = torch.from_numpy(random.normal(0, 3, (1, 4, 7, 7)).astype(np.float32))
+    logits = torch.nn.functional.interpolate(coarse, (72, 72), mode="bicubic")[0]
+    for size_hw in ((480, 333), (71, 200)):
+        for one, other in zip(
+            encode_masks(logits.cuda(), size_hw, 0.5), encode_masks(logits, size_hw, 0.5), strict=True
+        ):
+            assert mask_iou(decode_mask(one.rle), decode_mask(other.rle)) > 0.9999
+
+
+def test_automatic_choice_is_the_gpu() -> None:
+    from sam3lt_ray.engine.devices import choose_placement
+
+    assert choose_placement("auto", "auto").device.type == "cuda"
