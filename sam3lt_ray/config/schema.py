@@ -112,7 +112,7 @@ class InputSettings(Section):
     ]
     image_column: Annotated[
         str | None,
-        _setting("parquet: column with the image bytes; null: found by itself.", changes_labels=True),
+        _setting("parquet: column with the image bytes; webdataset: extension of the image member; null: found by itself.", changes_labels=True),
     ] = None
     key_column: Annotated[
         str | None,

@@ -134,7 +134,8 @@ class _SampleReader:
             if parts is None:
                 continue
             key, extension = parts
-            if sample is None or sample.key != key:
+            # The same name again is not another file of the sample but the key over again.
+            if sample is None or sample.key != key or member.name in sample.names:
                 if sample is not None:
                     yield sample
                 sample = _Sample(key, member.header_offset)

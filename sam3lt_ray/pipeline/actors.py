@@ -1,0 +1,165 @@
+"""The segment actor: holds the model and turns unit rows into label files; and the commit task behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from sam3lt_ray.errors import ImageError
+from sam3lt_ray.labels.rows import Provenance, UnitCounts, build_rows, count_rows, encode_unit_file
+from sam3lt_ray.records import ImageLabels, Unit
+from sam3lt_ray.stages.careful import CarefulLabeler
+from sam3lt_ray.stages.commit import UnitCommitter
+from sam3lt_ray.stages.label import Engine, ImageLabeler, LabelTimings
+from sam3lt_ray.stages.unit_table import table_to_units
+from sam3lt_ray.storage.ledger import unit_path
+from sam3lt_ray.storage.store import RunStore
+from sam3lt_ray.vocabulary.labels import Vocabulary
+
+_EXIT_HUNG: Final = 70  # EX_SOFTWARE; the raylet reports it, Ray restarts the actor
+
+
+@dataclass(frozen=True, slots=True)
+class LabelJob:
+    """All that a segment actor needs to know; pickled once per pass.
+
+    Attributes:
+        load_engine: Makes the engine with the vocabulary's prompts encoded; called once per actor process.
+        careful: Label image by image and leave a note before each (see :mod:`sam3lt_ray.stages.careful`).
+        image_timeout_s: A batch that takes longer ends the process; then the careful pass finds the image.
+    """
+
+    load_engine: Callable[[], Engine]
+    vocabulary: Vocabulary
+    provenance: Provenance
+    store: RunStore
+    layer: str
+    merge_iou: float
+    max_pixels: int
+    decode_threads: int
+    loose_files: bool
+    careful: bool
+    image_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnitOutcome:
+    """What the driver learns about a unit that has just been committed."""
+
+    shard: str
+    path: str
+    created: bool
+    counts: UnitCounts
+    num_bytes: int
+    timings: LabelTimings
+
+
+class SegmentActor:
+    """Callable class for ``map_batches``: one unit row in, one row with the unit's label file out."""
+
+    def __init__(self, job: LabelJob) -> None:
+        self._job = job
+        engine = job.load_engine()
+        self._labeler = ImageLabeler(
+            engine,
+            job.vocabulary,
+            merge_iou=job.merge_iou,
+            max_pixels=job.max_pixels,
+            decode_threads=job.decode_threads,
+        )
+        self._careful = CarefulLabeler(self._labeler, job.store, job.layer)
+        self._watchdog = Watchdog(job.image_timeout_s)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([self._label(unit) for unit in table_to_units(table)])
+
+    def _label(self, unit: Unit) -> dict[str, object]:
+        with self._watchdog:
+            results, timings = self._label_images(unit)
+        rows = build_rows(unit, results, loose_files=self._job.loose_files)
+        return {
+            "shard": unit.shard,
+            "path": unit_path(self._job.layer, unit.shard, unit.range),
+            "file": encode_unit_file(unit, rows, self._job.provenance),
+            "counts": json.dumps(count_rows(rows).to_json()),
+            "busy_s": timings.busy_s,
+            "wait_s": timings.wait_s,
+            "wall_s": timings.wall_s,
+        }
+
+    def _label_images(self, unit: Unit) -> tuple[list[ImageLabels | ImageError], LabelTimings]:
+        if not self._job.careful:
+            return self._labeler.label_unit(unit, after_batch=self._watchdog.feed)
+        start = time.perf_counter()
+        results = self._careful.label_unit(unit, before_image=self._watchdog.feed)
+        wall_s = time.perf_counter() - start
+        return results, LabelTimings(wall_s, 0.0, wall_s)
+
+
+class CommitTask:
+    """Function for ``map_batches``: commits label files and passes on the rest of the row."""
+
+    def __init__(self, committer: UnitCommitter) -> None:
+        self._committer = committer
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        for row in rows:
+            data = row.pop("file")
+            row["created"] = self._committer(row["path"], data)
+            row["num_bytes"] = len(data)
+        return pa.Table.from_pylist(rows)
+
+
+def outcomes(table: pa.Table) -> list[UnitOutcome]:
+    """Read the rows a :class:`CommitTask` made."""
+    return [
+        UnitOutcome(
+            shard=row["shard"],
+            path=row["path"],
+            created=row["created"],
+            counts=UnitCounts.from_json(json.loads(row["counts"])),
+            num_bytes=row["num_bytes"],
+            timings=LabelTimings(row["busy_s"], row["wait_s"], row["wall_s"]),
+        )
+        for row in table.to_pylist()
+    ]
+
+
+class Watchdog:
+    """Ends the process when nobody feeds it for too long: a hung decoder or kernel cannot be interrupted otherwise.
+
+    Used as a context manager around a unit; ``feed`` starts the time anew.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._deadline = float("inf")
+        threading.Thread(target=self._watch, name="sam3lt-watchdog", daemon=True).start()
+
+    def feed(self) -> None:
+        """Something was finished; start the time anew."""
+        self._deadline = time.monotonic() + self._timeout_s
+
+    def __enter__(self) -> Watchdog:
+        self.feed()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._deadline = float("inf")
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(min(1.0, self._timeout_s / 4))
+            if time.monotonic() > self._deadline:
+                sys.stderr.write(f"no image was finished for {self._timeout_s:g} s; ending the process\n")
+                sys.stderr.flush()
+                os._exit(_EXIT_HUNG)

@@ -1,0 +1,89 @@
+"""One pass: a sweep of Ray Data over what is missing.
+
+Ray's own opinion about success does not count. Blocks may fail, nodes may leave; whatever did not end as a committed
+file is still missing in the ledger, and the next pass takes it up.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.util.annotations import RayDeprecationWarning
+
+from sam3lt_ray.pipeline.actors import CommitTask, LabelJob, SegmentActor, UnitOutcome, outcomes
+from sam3lt_ray.pipeline.cluster import ActorResources
+from sam3lt_ray.pipeline.source import UnitSource
+from sam3lt_ray.stages.commit import UnitCommitter
+from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
+
+_READ_CPUS: Final = 0.5
+_COMMIT_CPUS: Final = 0.1
+# A unit is retried where it is on the way; what fails more often is left to the next pass. Without bounds Ray would
+# restart for ever an actor that an image kills.
+_TASK_RETRIES: Final = 1
+_CAREFUL_TASK_RETRIES: Final = 20  # two deaths per killing image, and a unit may hold several
+_NO_PROGRESS_TIMEOUT_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one sweep does and with what."""
+
+    reader: MissingUnitReader
+    work: Sequence[ShardWork]
+    job: LabelJob
+    resources: ActorResources
+
+    def run(self) -> Iterator[UnitOutcome]:
+        """Stream over the missing units; yields each one that was committed, as it happens.
+
+        Stopping the iteration early drops the units in flight and nothing else.
+        """
+        _configure(DataContext.get_current())
+        source = UnitSource(self.reader, self.work)
+        dataset = ray.data.read_datasource(
+            source, override_num_blocks=source.num_read_tasks(), num_cpus=_READ_CPUS
+        )
+        labeled = self._label(dataset)
+        committed = labeled.map_batches(
+            CommitTask(UnitCommitter(self.job.store)).__call__,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=_COMMIT_CPUS,
+        )
+        for table in committed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from outcomes(table)
+
+    def _label(self, dataset: Dataset) -> Dataset:
+        retries = _CAREFUL_TASK_RETRIES if self.job.careful else _TASK_RETRIES
+        with warnings.catch_warnings():
+            # Ray 2.60 announces the end of free-form remote arguments but has no named ones for bounded retries yet.
+            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
+            return dataset.map_batches(
+                SegmentActor,
+                fn_constructor_args=(self.job,),
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(size=self.resources.num_actors),
+                num_cpus=self.resources.num_cpus,
+                num_gpus=self.resources.num_gpus or None,
+                max_restarts=-1,
+                max_task_retries=retries,
+            )
+
+
+def _configure(context: DataContext) -> None:
+    """Settings of Ray Data that the protocol depends on."""
+    # A row is never split, so a target far under any unit's size makes each unit a block of its own. Otherwise small
+    # units are joined into one block, which is labeled by one actor and lost as one.
+    context.target_max_block_size = 1
+    context.max_errored_blocks = -1  # the ledger knows what failed
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = False
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S

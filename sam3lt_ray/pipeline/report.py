@@ -1,0 +1,35 @@
+"""The report of a run, with its pictures fetched back from the input."""
+
+from __future__ import annotations
+
+from sam3lt_ray.config.schema import InputSettings, StorageSettings
+from sam3lt_ray.evaluation.figures import load_evaluation
+from sam3lt_ray.labels.reading import RunReader
+from sam3lt_ray.pipeline.prepare import FIRST_LAYER
+from sam3lt_ray.report.page import write_report
+from sam3lt_ray.stages.find_image import ImageFinder
+from sam3lt_ray.storage.run_directory import SUMMARY_PATH, read_json, read_run
+from sam3lt_ray.storage.store import RunStore
+
+
+def report_run(store: RunStore, storage: StorageSettings) -> str:
+    """Write report/index.html of a run, with its last evaluation if there is one.
+
+    Args:
+        store: The run directory.
+        storage: How the run's input is reached.
+
+    Returns:
+        Where the report is.
+
+    Raises:
+        InputError: There is no run here.
+    """
+    settings = InputSettings.model_validate(read_run(store)["config"]["input"])
+    return write_report(
+        RunReader(store),
+        store,
+        summary=read_json(store, SUMMARY_PATH) or {},
+        evaluation=load_evaluation(store),
+        images=ImageFinder(store, FIRST_LAYER, settings, storage),
+    )

@@ -1,0 +1,286 @@
+"""One start of a run: prepare, take the lease, sweep in passes until the ledger is complete, sum up."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from sam3lt_ray.config.schema import Config, OnExists
+from sam3lt_ray.errors import RunMismatchError, Sam3ltError, StorageError
+from sam3lt_ray.pipeline.actors import LabelJob
+from sam3lt_ray.pipeline.cluster import ActorResources, plan_actors, ray_session
+from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
+from sam3lt_ray.pipeline.passes import Pass
+from sam3lt_ray.pipeline.prepare import (
+    FIRST_LAYER,
+    PreparedRun,
+    describe_model,
+    prepare_run,
+    refuse_differences,
+    vocabulary_json,
+)
+from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, SessionTally, package_versions, summarize
+from sam3lt_ray.progress import ProgressListener, SilentProgress
+from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
+from sam3lt_ray.storage.lease import Lease
+from sam3lt_ray.storage.ledger import Ledger
+from sam3lt_ray.storage.run_directory import RUN_PATH, VOCABULARY_PATH, create_or_verify, encode_json
+from sam3lt_ray.storage.snapshot import write_snapshot
+from sam3lt_ray.storage.store import RunStore, probe_conditional_put
+
+logger = logging.getLogger(__name__)
+_MAX_NAMED_SHARDS = 3
+
+
+def label_run(
+    config: Config,
+    *,
+    base_dir: Path | None = None,
+    on_exists: OnExists | None = None,
+    progress: ProgressListener | None = None,
+    limit: int | None = None,
+    load_engine: EngineFactory = segmenter_factory,
+    verbose: bool = False,
+) -> RunSummary:
+    """Label what is missing of a run.
+
+    Args:
+        config: The settings.
+        base_dir: Folder that relative paths in the configuration start from; None: the working directory.
+        on_exists: Overrides ``run.on_exists``.
+        progress: Told what happens.
+        limit: Stop after about this many images (whole units); for a dry run.
+        load_engine: What makes the engine in the actors; tests and benchmarks put a stand-in here.
+        verbose: Let Ray's own log lines through.
+
+    Returns:
+        The summary, also written to ``run_summary.json``; its ``exit_code`` says how it went.
+
+    Raises:
+        UsageError: The request is wrong; nothing was started.
+        RetryableRunError: Somebody else works on this run.
+    """
+    listener = progress if progress is not None else SilentProgress()
+    policy = on_exists or config.run.on_exists
+    prepared = prepare_run(config, base_dir, discard_existing=policy == "overwrite")
+    _apply_policy(prepared, policy)
+    with Lease(prepared.store) as lease:
+        lease.acquire(listener.message)
+        _write_run_files(prepared, overwrite=policy == "overwrite")
+        _describe_start(prepared, listener)
+        try:
+            return _Session(prepared, listener, limit, load_engine, lease, verbose).run()
+        finally:
+            listener.finish()
+
+
+class _Session:
+    """The passes of one start, and what they add up to."""
+
+    def __init__(
+        self,
+        prepared: PreparedRun,
+        listener: ProgressListener,
+        limit: int | None,
+        load_engine: EngineFactory,
+        lease: Lease,
+        verbose: bool,
+    ) -> None:
+        self._prepared = prepared
+        self._listener = listener
+        self._limit = limit
+        self._load_engine = load_engine
+        self._lease = lease
+        self._verbose = verbose
+        self._tally = SessionTally()
+        self._resources: ActorResources | None = None
+
+    def run(self) -> RunSummary:
+        ledger = self._prepared.ledger()
+        work = self._prepared.missing(ledger)
+        self._listener.plan_known(
+            total_images=None, total_units=None, done_images=ledger.total_images(), done_units=ledger.total_units()
+        )
+        if not work:
+            return self._finish("done", "Nothing was missing.")
+        try:
+            with _stop_on_signals(), ray_session(self._prepared.config.compute, verbose=self._verbose):
+                self._resources = plan_actors(self._prepared.config.compute)
+                return self._sweep_until_complete(work)
+        except KeyboardInterrupt:
+            message = "Stopped by a signal; units in flight were dropped. The same command continues the run."
+            return self._finish("interrupted", message)
+
+    def _sweep_until_complete(self, work: list[ShardWork]) -> RunSummary:
+        max_passes = self._prepared.config.compute.max_passes
+        while work:
+            self._tally.passes += 1
+            careful = self._tally.passes > 1 and self._tally.passes >= max_passes
+            before = self._tally.units
+            if self._tally.passes > 1:
+                how = "image by image" if careful else "again"
+                self._listener.message(f"Pass {self._tally.passes}: {_count(work)} incomplete; trying {how}.")
+            if not self._sweep(work, careful=careful):
+                return self._finish("limited", f"Stopped after {self._tally.counts.images} images, as asked.")
+            work = self._prepared.missing(self._prepared.ledger())
+            if self._tally.passes >= max_passes and self._tally.units == before:
+                break
+        if work:
+            return self._finish("incomplete", self._describe_leftover(work))
+        return self._finish(*self._judge_errors())
+
+    def _sweep(self, work: list[ShardWork], *, careful: bool) -> bool:
+        """One pass; False when the limit of images is reached."""
+        assert self._resources is not None
+        outcomes = Pass(self._reader(), work, self._job(careful), self._resources).run()
+        for outcome in outcomes:
+            self._tally.add(outcome)
+            counts = outcome.counts
+            self._listener.unit_done(images=counts.images, errors=counts.num_errors, instances=counts.num_instances)
+            if self._lease.lost:
+                raise RunMismatchError(
+                    "Another process took this run over while this one was not responding. Its work goes on; this "
+                    "process stops. What both have committed is the same."
+                )
+            if self._limit is not None and self._tally.counts.images >= self._limit:
+                return False
+        return True
+
+    def _reader(self) -> MissingUnitReader:
+        config = self._prepared.config
+        return MissingUnitReader(self._prepared.store, FIRST_LAYER, config.input, config.storage)
+
+    def _job(self, careful: bool) -> LabelJob:
+        prepared, config, resources = self._prepared, self._prepared.config, self._resources
+        assert resources is not None
+        prompts = tuple(text for _, _, text in prepared.vocabulary.prompts)
+        return LabelJob(
+            load_engine=partial(self._load_engine, prepared.checkpoint, prompts, config, resources),
+            vocabulary=prepared.vocabulary,
+            provenance=prepared.provenance,
+            store=prepared.store,
+            layer=FIRST_LAYER,
+            merge_iou=config.labeling.merge_iou,
+            max_pixels=config.input.max_pixels,
+            decode_threads=resources.decode_threads,
+            loose_files=config.input.format in ("folder", "manifest"),
+            careful=careful,
+            image_timeout_s=config.compute.image_timeout_s,
+        )
+
+    def _describe_leftover(self, work: list[ShardWork]) -> str:
+        """Name some incomplete shards and why reading them fails, as far as the driver can see it itself."""
+        reader, reasons = self._reader(), []
+        for item in work[:_MAX_NAMED_SHARDS]:
+            try:
+                next(reader(item), None)
+                reasons.append(f"{item.shard.name} (readable; its units were lost in labeling)")
+            except Sam3ltError as error:
+                reasons.append(f"{item.shard.name} ({error})")
+        more = f" and {len(work) - _MAX_NAMED_SHARDS} more" if len(work) > _MAX_NAMED_SHARDS else ""
+        return (
+            f"{_count(work)} still incomplete after {self._tally.passes} passes: {'; '.join(reasons)}{more}. "
+            "Nothing that was labeled is lost; the same command tries the rest again."
+        )
+
+    def _judge_errors(self) -> tuple[RunStatus, str]:
+        budget = self._prepared.config.errors.max_error_fraction
+        counts = self._tally.counts
+        if budget is not None and counts.images and counts.num_errors > budget * counts.images:
+            return "over_error_budget", (
+                f"{counts.num_errors} of {counts.images} images are error rows, more than errors.max_error_fraction "
+                f"{budget:g} allows. The causes are in the rows' error_kind and in run_summary.json."
+            )
+        return "done", "Every image has its row."
+
+    def _finish(self, status: RunStatus, message: str) -> RunSummary:
+        ledger: Ledger = self._prepared.ledger()
+        return summarize(
+            self._prepared.store,
+            status,
+            message,
+            self._tally,
+            unit_paths=(unit.path for unit in ledger.iter_units()),
+            label_names={label.id: label.name for label in self._prepared.vocabulary.labels},
+            num_actors=self._resources.num_actors if self._resources else 0,
+            device=self._resources.device if self._resources else "none",
+            num_shards=len(self._prepared.shards),
+        )
+
+
+def _apply_policy(prepared: PreparedRun, policy: OnExists) -> None:
+    if policy == "overwrite":
+        return
+    if policy == "fail" and prepared.exists:
+        raise RunMismatchError(
+            f"{prepared.store.uri} holds a run already and run.on_exists is fail. Choose another run.output, or "
+            "--on-exists resume to continue it."
+        )
+    refuse_differences(prepared)
+
+
+def _write_run_files(prepared: PreparedRun, *, overwrite: bool) -> None:
+    store = prepared.store
+    if overwrite:
+        _discard_run(store)
+    content = {
+        "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "conditional_put": probe_conditional_put(store),
+        "model": describe_model(prepared.checkpoint),
+        "packages": package_versions(),
+        "config": prepared.config.model_dump(mode="json"),
+    }
+    create_or_verify(store, prepared.identity, content)
+    store.create(VOCABULARY_PATH, encode_json(vocabulary_json(prepared.vocabulary)))
+    if prepared.new_shards:
+        write_snapshot(store, prepared.shards)
+
+
+def _discard_run(store: RunStore) -> None:
+    """Remove a run, its run.json last: a start that dies in between still finds a run to discard."""
+    if not store.exists(RUN_PATH) and any(not item.path.startswith("lease/") for item in store.list("")):
+        raise RunMismatchError(
+            f"{store.uri} is not a run directory (it has no {RUN_PATH}) but holds other files. Nothing was deleted. "
+            "Choose an empty place for run.output."
+        )
+    for item in list(store.list("")):
+        if not item.path.startswith("lease/") and item.path != RUN_PATH:
+            store.delete(item.path)
+    if store.exists(RUN_PATH):
+        store.delete(RUN_PATH)
+
+
+def _describe_start(prepared: PreparedRun, listener: ProgressListener) -> None:
+    if prepared.exists:
+        listener.message(f"Continuing the run in {prepared.store.uri}.")
+    if prepared.vanished:
+        named = ", ".join(prepared.vanished[:_MAX_NAMED_SHARDS])
+        listener.message(f"{len(prepared.vanished)} shards are gone from the input ({named}); their labels are kept.")
+
+
+def _count(work: list[ShardWork]) -> str:
+    return f"{len(work)} shard{'' if len(work) == 1 else 's'}"
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    """SIGTERM (a scheduler's way of asking) stops like Ctrl-C. Signals reach the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous: Callable[[int, FrameType | None], object] | int | None = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

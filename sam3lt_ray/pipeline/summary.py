@@ -1,0 +1,180 @@
+"""``run_summary.json``: what happened, for people, schedulers and the report."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, Literal
+
+from sam3lt_ray import __version__
+from sam3lt_ray.errors import EXIT_DONE, EXIT_FAILED, EXIT_OVER_ERROR_BUDGET, EXIT_RETRY
+from sam3lt_ray.labels.footer import read_unit_counts
+from sam3lt_ray.labels.rows import UnitCounts
+from sam3lt_ray.pipeline.actors import UnitOutcome
+from sam3lt_ray.storage.run_directory import SUMMARY_PATH, write_json
+from sam3lt_ray.storage.store import RunStore
+
+RunStatus = Literal["done", "limited", "interrupted", "incomplete", "over_error_budget", "failed"]
+EXIT_CODES: Final[Mapping[RunStatus, int]] = {
+    "done": EXIT_DONE,
+    "limited": EXIT_DONE,
+    "interrupted": EXIT_RETRY,
+    "incomplete": EXIT_RETRY,
+    "over_error_budget": EXIT_OVER_ERROR_BUDGET,
+    "failed": EXIT_FAILED,
+}
+_PACKAGES: Final = ("ray", "torch", "transformers", "pyarrow", "s3fs", "pillow", "pycocotools", "numpy")
+# Totals need one small read for each unit this session did not make itself; beyond this many they are left out.
+_MAX_FOOTER_READS: Final = 20_000
+_FOOTER_THREADS: Final = 16
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of everything that takes part in labeling; the same in run.json and run_summary.json."""
+    versions = {"python": platform.python_version(), "sam3lt-ray": __version__}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+@dataclass(slots=True)
+class SessionTally:
+    """Numbers of one start of a run, collected as units are committed."""
+
+    started_at: float = field(default_factory=time.time)
+    counts: UnitCounts = field(default_factory=UnitCounts)
+    units: int = 0
+    units_found_committed: int = 0
+    bytes_written: int = 0
+    busy_s: float = 0.0
+    wait_s: float = 0.0
+    passes: int = 0
+    first_unit_started_at: float | None = None
+    last_unit_at: float | None = None
+    paths: set[str] = field(default_factory=set)
+
+    def add(self, outcome: UnitOutcome) -> None:
+        """Count a unit that has just been committed."""
+        now = time.time()
+        if self.first_unit_started_at is None:
+            self.first_unit_started_at = now - outcome.timings.wall_s
+        self.last_unit_at = now
+        self.units += 1
+        self.busy_s += outcome.timings.busy_s
+        self.wait_s += outcome.timings.wait_s
+        if not outcome.created:
+            self.units_found_committed += 1
+            return
+        self.counts = self.counts + outcome.counts
+        self.bytes_written += outcome.num_bytes
+        self.paths.add(outcome.path)
+
+    def labeling_s(self) -> float:
+        """Seconds from the first unit's start to the last unit's commit; start-up is not in it."""
+        if self.first_unit_started_at is None or self.last_unit_at is None:
+            return 0.0
+        return self.last_unit_at - self.first_unit_started_at
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """The outcome of one start of a run."""
+
+    status: RunStatus
+    message: str
+    run_uri: str
+    content: Mapping[str, Any]
+
+    @property
+    def exit_code(self) -> int:
+        """What a command line returns for it."""
+        return EXIT_CODES[self.status]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of run_summary.json."""
+        head = {"status": self.status, "exit_code": self.exit_code, "message": self.message, "run": self.run_uri}
+        return head | dict(self.content)
+
+
+def summarize(
+    store: RunStore,
+    status: RunStatus,
+    message: str,
+    tally: SessionTally,
+    *,
+    unit_paths: Iterable[str],
+    label_names: Mapping[int, str],
+    num_actors: int,
+    device: str,
+    num_shards: int,
+) -> RunSummary:
+    """Add up a session and the run so far, and write run_summary.json.
+
+    Args:
+        store: The run directory.
+        status: How the session ended.
+        message: One sentence for a person.
+        tally: This session's numbers.
+        unit_paths: Every committed unit of the run.
+        label_names: Name by label id.
+        num_actors: Size of the actor pool.
+        device: "cuda" or "cpu".
+        num_shards: Shards the run covers.
+    """
+    paths = list(unit_paths)
+    labeling_s = tally.labeling_s()
+    total = _total_counts(store, tally, paths)
+    content = {
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "shards": num_shards,
+        "units": len(paths),
+        "images": None if total is None else _images(total),
+        "errors": None if total is None else dict(total.errors),
+        "instances": None if total is None else _instances(total, label_names),
+        "session": {
+            "images": _images(tally.counts),
+            "units": tally.units,
+            "units_found_committed": tally.units_found_committed,
+            "passes": tally.passes,
+            "bytes_written": tally.bytes_written,
+            "wall_s": round(time.time() - tally.started_at, 3),
+            "labeling_s": round(labeling_s, 3),
+            "images_per_s": round(tally.counts.images / labeling_s, 3) if labeling_s else None,
+            "device": device,
+            "actors": num_actors,
+            "device_busy_share": round(tally.busy_s / (labeling_s * num_actors), 4) if labeling_s else None,
+            "waiting_for_images_share": round(tally.wait_s / (labeling_s * num_actors), 4) if labeling_s else None,
+        },
+        "versions": package_versions(),
+    }
+    summary = RunSummary(status, message, store.uri, content)
+    write_json(store, SUMMARY_PATH, summary.to_json())
+    return summary
+
+
+def _total_counts(store: RunStore, tally: SessionTally, paths: list[str]) -> UnitCounts | None:
+    """Counts of the whole run: this session's from memory, the others' from their files' footers."""
+    unseen = [path for path in paths if path not in tally.paths]
+    if len(unseen) > _MAX_FOOTER_READS:
+        return None
+    total = tally.counts
+    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+        for counts in pool.map(lambda path: read_unit_counts(store, path), unseen):
+            total = total + counts
+    return total
+
+
+def _images(counts: UnitCounts) -> dict[str, int]:
+    return {"total": counts.images, "ok": counts.images - counts.num_errors, "error": counts.num_errors}
+
+
+def _instances(counts: UnitCounts, label_names: Mapping[int, str]) -> dict[str, Any]:
+    by_label = {label_names.get(label_id, str(label_id)): n for label_id, n in sorted(counts.instances.items())}
+    return {"total": counts.num_instances, "by_label": by_label}

@@ -1,0 +1,74 @@
+"""Labeling image by image, for units whose process died or hung when they were labeled the usual way.
+
+Before each image a note in the run directory says which one is next. A process that dies leaves the note behind, so the
+next attempt knows the suspect; an image that was being labeled at two deaths becomes an error row and is not touched
+again. Deaths that have nothing to do with the image (a node taken away) rarely hit the same image twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from sam3lt_ray.errors import ImageError
+from sam3lt_ray.records import ImageLabels, Unit
+from sam3lt_ray.stages.label import ImageLabeler
+from sam3lt_ray.storage.ledger import shard_directory
+from sam3lt_ray.storage.run_directory import read_json, write_json
+from sam3lt_ray.storage.store import RunStore
+
+MAX_DEATHS: Final = 2
+
+
+class CarefulLabeler:
+    """Labels units one image at a time and remembers what killed it.
+
+    Args:
+        labeler: Labels one image.
+        store: The run directory, for the notes.
+        layer: Layer that is being labeled.
+    """
+
+    def __init__(self, labeler: ImageLabeler, store: RunStore, layer: str) -> None:
+        self._labeler = labeler
+        self._store = store
+        self._layer = layer
+
+    def label_unit(self, unit: Unit, before_image: Callable[[], None]) -> list[ImageLabels | ImageError]:
+        """Label all images of a unit, in order; one result each.
+
+        Args:
+            unit: The unit.
+            before_image: Called before each image, to feed a watchdog.
+        """
+        path = f"attempts/{self._layer}/{shard_directory(unit.shard)}/{unit.range.first:010d}.json"
+        deaths = self._deaths(path)
+        results: list[ImageLabels | ImageError] = []
+        for image in unit.images:
+            if deaths.get(image.index, 0) >= MAX_DEATHS:
+                results.append(
+                    ImageError(
+                        "worker_died",
+                        f"The process that labeled this image ended or hung {deaths[image.index]} times while it "
+                        "worked on it alone; the image is left out.",
+                    )
+                )
+                continue
+            write_json(self._store, path, {"current": image.index, "deaths": _with_text_keys(deaths)})
+            before_image()
+            results.append(self._labeler.label_image(image))
+        self._store.delete(path)
+        return results
+
+    def _deaths(self, path: str) -> dict[int, int]:
+        """Deaths by image index: those noted, and the one that left the note behind."""
+        note = read_json(self._store, path)
+        if note is None:
+            return {}
+        deaths = {int(index): int(count) for index, count in note["deaths"].items()}
+        deaths[note["current"]] = deaths.get(note["current"], 0) + 1
+        return deaths
+
+
+def _with_text_keys(deaths: dict[int, int]) -> dict[str, int]:
+    return {str(index): count for index, count in deaths.items()}

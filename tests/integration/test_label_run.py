@@ -1,0 +1,180 @@
+"""The whole job on real Ray and real files, with a stand-in for the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam3lt_ray.config.schema import Config
+from sam3lt_ray.errors import RunMismatchError
+from sam3lt_ray.pipeline.planning import plan_run
+from sam3lt_ray.pipeline.run import label_run
+from sam3lt_ray.storage.store import RunStore, open_store
+from tests.run_checks import all_rows, assert_exact
+from tests.standin import HANGER_RED, KILLER_RED, load_poisoned, load_standin, plain_image, write_tar
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def _shard(path: Path, count: int, offset: int = 0) -> None:
+    members = []
+    for i in range(count):
+        color = ((offset + i * 7) % 200, (i * 13) % 256, (i * 29) % 256)
+        members += [(f"{offset + i:06d}.png", plain_image(color, (40 + i % 5, 30))), (f"{offset + i:06d}.json", b"{}")]
+    write_tar(path, members)
+
+
+def _config(tmp_path: Path, **sections: dict[str, Any]) -> Config:
+    settings: dict[str, Any] = {
+        "run": {"output": str(tmp_path / "run")},
+        "input": {"format": "webdataset", "uri": str(tmp_path / "shards"), "images_per_unit": 10},
+        "vocabulary": ["red circle", "star"],
+    }
+    for name, values in sections.items():
+        settings[name] = {**settings.get(name, {}), **values}
+    return Config.model_validate(settings)
+
+
+def _store(config: Config) -> RunStore:
+    return open_store(config.run.output, config.storage)
+
+
+def test_every_image_becomes_one_row(tmp_path: Path) -> None:
+    _shard(tmp_path / "shards" / "a.tar", 33)
+    _shard(tmp_path / "shards" / "sub" / "b.tar", 10, offset=100)
+    write_tar(tmp_path / "shards" / "empty.tar", [("readme.txt", b"no images")])
+    write_tar(
+        tmp_path / "shards" / "bad.tar",
+        [
+            ("x.jpg", b""),
+            ("y.jpg", b"garbage"),
+            ("z.png", plain_image((3, 4, 5))),
+            ("w.png", plain_image((5, 4, 3))),
+            ("z.png", plain_image((9, 9, 9))),
+        ],
+    )
+    config = _config(tmp_path)
+    summary = label_run(config, load_engine=load_standin)
+    assert summary.exit_code == 0, summary.message
+    rows = assert_exact(_store(config), {"a.tar": 33, "sub/b.tar": 10, "bad.tar": 5})
+    kinds = {(row["shard"], row["index"]): row["error_kind"] for row in rows if row["status"] == "error"}
+    assert kinds == {("bad.tar", 0): "empty", ("bad.tar", 1): "not_an_image", ("bad.tar", 4): "duplicate_key"}
+    content = summary.to_json()
+    assert content["images"] == {"total": 48, "ok": 45, "error": 3}
+    assert content["errors"] == {"empty": 1, "not_an_image": 1, "duplicate_key": 1}
+    assert content["instances"]["by_label"] == {"red circle": 45, "star": 45}
+    assert json.loads((tmp_path / "run" / "run_summary.json").read_text()) == content
+    first = rows[0]
+    assert (first["width"], first["height"], first["side_files"]) == (40, 30, ["000000.json"])
+    assert len(first["instances"]) == 2
+
+
+def test_a_second_start_has_nothing_to_do_and_a_new_shard_is_all_it_labels(tmp_path: Path) -> None:
+    _shard(tmp_path / "shards" / "a.tar", 25)
+    config = _config(tmp_path)
+    assert label_run(config, load_engine=load_standin).to_json()["session"]["units"] == 3
+    before = {item.path: item.modified_s for item in _store(config).list("labels")}
+    again = label_run(config, load_engine=load_standin)
+    assert (again.status, again.to_json()["session"]["units"], again.to_json()["images"]["total"]) == ("done", 0, 25)
+    _shard(tmp_path / "shards" / "b.tar", 12, offset=500)
+    assert plan_run(config).to_json()["shards_new"] == 1
+    grown = label_run(config, load_engine=load_standin).to_json()
+    assert (grown["session"]["images"]["total"], grown["images"]["total"]) == (12, 37)
+    after = {item.path: item.modified_s for item in _store(config).list("labels")}
+    assert before.items() <= after.items()
+
+
+def test_limit_stops_early_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    _shard(tmp_path / "shards" / "a.tar", 95)
+    config = _config(tmp_path)
+    limited = label_run(config, load_engine=load_standin, limit=15)
+    assert limited.status == "limited"
+    done = limited.to_json()["images"]["total"]
+    assert 15 <= done < 95
+    assert plan_run(config).to_json()["shards_partly_done"] == 1
+    assert label_run(config, load_engine=load_standin).status == "done"
+    assert_exact(_store(config), {"a.tar": 95})
+
+
+def test_settings_that_change_labels_are_refused_with_both_values(tmp_path: Path) -> None:
+    _shard(tmp_path / "shards" / "a.tar", 5)
+    label_run(_config(tmp_path), load_engine=load_standin)
+    other = _config(tmp_path, labeling={"score_floor": 0.35})
+    with pytest.raises(RunMismatchError, match=r"labeling\.score_floor: the run has 0\.2, now it is 0\.35"):
+        label_run(other, load_engine=load_standin)
+    assert plan_run(other).rerun == "refused"
+    with pytest.raises(RunMismatchError, match="run.on_exists is fail"):
+        label_run(_config(tmp_path), on_exists="fail", load_engine=load_standin)
+    overwritten = label_run(other, on_exists="overwrite", load_engine=load_standin)
+    assert overwritten.to_json()["session"]["images"]["total"] == 5
+
+
+def test_overwrite_never_deletes_what_is_not_a_run(tmp_path: Path) -> None:
+    _shard(tmp_path / "shards" / "a.tar", 5)
+    precious = tmp_path / "run" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("four years of work")
+    with pytest.raises(RunMismatchError, match="not a run directory"):
+        label_run(_config(tmp_path), on_exists="overwrite", load_engine=load_standin)
+    assert precious.read_text() == "four years of work"
+
+
+def test_a_changed_shard_is_refused_by_name(tmp_path: Path) -> None:
+    _shard(tmp_path / "shards" / "a.tar", 5)
+    label_run(_config(tmp_path), load_engine=load_standin)
+    _shard(tmp_path / "shards" / "a.tar", 6)
+    with pytest.raises(RunMismatchError, match=r"a\.tar was \d+ bytes"):
+        label_run(_config(tmp_path), load_engine=load_standin)
+
+
+def test_images_that_kill_or_hang_the_worker_become_error_rows(tmp_path: Path) -> None:
+    colors = [(i * 7 % 200, 40, 90) for i in range(24)]
+    colors[5], colors[17] = (KILLER_RED, 0, 0), (HANGER_RED, 0, 0)
+    write_tar(tmp_path / "shards" / "a.tar", [(f"{i:03d}.png", plain_image(c)) for i, c in enumerate(colors)])
+    config = _config(tmp_path, compute={"image_timeout_s": 2.0})
+    summary = label_run(config, load_engine=load_poisoned)
+    assert summary.status == "done", summary.message
+    rows = assert_exact(_store(config), {"a.tar": 24})
+    assert [row["index"] for row in rows if row["error_kind"] == "worker_died"] == [5, 17]
+    assert [row["index"] for row in rows if row["status"] == "error"] == [5, 17]
+    assert list(_store(config).list("attempts")) == []
+
+
+def test_error_budget(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "shards" / "a.tar", [(f"{i}.png", b"junk" if i < 6 else plain_image((i, i, i))) for i in range(10)]
+    )
+    config = _config(tmp_path, errors={"max_error_fraction": 0.5})
+    summary = label_run(config, load_engine=load_standin)
+    assert (summary.status, summary.exit_code) == ("over_error_budget", 3)
+    assert len(all_rows(_store(config))) == 10
+
+
+def test_a_shard_that_vanishes_keeps_its_labels(tmp_path: Path) -> None:
+    _shard(tmp_path / "shards" / "a.tar", 5)
+    _shard(tmp_path / "shards" / "b.tar", 5, offset=50)
+    config = _config(tmp_path)
+    label_run(config, load_engine=load_standin)
+    (tmp_path / "shards" / "a.tar").unlink()
+    summary = label_run(config, load_engine=load_standin)
+    assert (summary.status, summary.to_json()["images"]["total"]) == ("done", 10)
+    assert plan_run(config).shards_vanished == 1
+
+
+def test_the_config_in_run_json_is_the_resolved_one(tmp_path: Path) -> None:
+    _shard(tmp_path / "shards" / "a.tar", 3)
+    config = _config(tmp_path)
+    label_run(config, load_engine=load_standin)
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["config"] == config.model_dump(mode="json")
+    assert run["conditional_put"] is True
+    assert len(run["fingerprint"]) == 64
+    assert run["model"]["files"].keys() >= {"model.safetensors", "config.json"}
+    vocabulary = json.loads((tmp_path / "run" / "vocabulary.json").read_text())
+    assert [(label["id"], label["name"], label["layer"]) for label in vocabulary["labels"]] == [
+        (1, "red circle", "000"),
+        (2, "star", "000"),
+    ]

@@ -1,0 +1,115 @@
+"""A stand-in for the model that takes a constant time: for tests of everything around it.
+
+Its answers depend on the image's pixels alone, so that two runs can be compared to the last character.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from sam3lt_ray.config.schema import Config
+from sam3lt_ray.engine.checkpoint import Checkpoint
+from sam3lt_ray.masks.rle import encode_mask
+from sam3lt_ray.records import Detection, ImageDetections
+
+if TYPE_CHECKING:
+    from sam3lt_ray.pipeline.cluster import ActorResources
+
+KILLER_RED = 250  # an image whose top left pixel is this red kills the process that labels it
+HANGER_RED = 240  # ... and one that is this red hangs it
+
+
+class StandInEngine:
+    """Finds, for every prompt, a rectangle whose place depends on the image's mean colour."""
+
+    image_size = 64
+    images_per_batch = 4
+
+    def __init__(self, num_prompts: int, seconds_per_image: float = 0.0) -> None:
+        self.num_prompts = num_prompts
+        self.seconds_per_image = seconds_per_image
+        self.busy_s = 0.0
+
+    def segment(
+        self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]
+    ) -> list[ImageDetections]:
+        start = time.perf_counter()
+        found = [self._one(image, size) for image, size in zip(pixels, sizes_hw, strict=True)]
+        time.sleep(self.seconds_per_image * len(pixels))
+        self.busy_s += time.perf_counter() - start
+        return found
+
+    def _one(self, image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> ImageDetections:
+        height, width = size_hw
+        detections = []
+        mean = float(image.mean())
+        for prompt in range(self.num_prompts):
+            mask = np.zeros((height, width), bool)
+            top, left = int(mean) % max(1, height // 2), (int(mean * 7) + prompt) % max(1, width // 2)
+            mask[top : top + height // 3 + 1, left : left + width // 4 + 1] = True
+            box = (float(left), float(top), float(left + width // 4 + 1), float(top + height // 3 + 1))
+            detections.append(Detection(prompt, (mean % 100) / 200 + 0.3, box, int(mask.sum()), encode_mask(mask)))
+        presence = np.full(self.num_prompts, 0.75, np.float32)
+        return ImageDetections(presence, np.zeros(self.num_prompts, bool), detections)
+
+
+def load_standin(
+    checkpoint: Checkpoint,
+    prompts: Sequence[str],
+    config: Config,
+    resources: ActorResources,
+    *,
+    seconds_per_image: float = 0.0,
+) -> StandInEngine:
+    """An engine factory for ``label_run``."""
+    return StandInEngine(len(prompts), seconds_per_image)
+
+
+class PoisonedEngine(StandInEngine):
+    """Dies or hangs at certain images."""
+
+    def _one(self, image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> ImageDetections:
+        red = int(image[0, 0, 0])
+        if abs(red - KILLER_RED) <= 2:
+            os._exit(1)
+        if abs(red - HANGER_RED) <= 2:
+            time.sleep(3600)
+        return super()._one(image, size_hw)
+
+
+def load_poisoned(
+    checkpoint: Checkpoint, prompts: Sequence[str], config: Config, resources: ActorResources
+) -> PoisonedEngine:
+    """An engine factory whose engine dies at poisoned images."""
+    return PoisonedEngine(len(prompts))
+
+
+def plain_image(color: tuple[int, int, int], size_wh: tuple[int, int] = (40, 30)) -> bytes:
+    """PNG bytes of a one-coloured image."""
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", size_wh, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
+    """A WebDataset shard with these members, the same bytes every time."""
+    import io
+    import tarfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))

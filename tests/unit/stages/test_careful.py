@@ -1,0 +1,68 @@
+"""What kills its process twice becomes an error row; its neighbours do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sam3lt_ray.config.schema import StorageSettings
+from sam3lt_ray.errors import ImageError
+from sam3lt_ray.records import EncodedImage, ImageLabels, Unit, UnitRange
+from sam3lt_ray.stages.careful import CarefulLabeler
+from sam3lt_ray.stages.label import ImageLabeler
+from sam3lt_ray.storage.store import RunStore, open_store
+
+UNIT = Unit("s.tar", UnitRange(10, 5, is_last=True), tuple(EncodedImage(10 + i, f"{i}") for i in range(5)))
+
+
+class _Death(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+class _Mortal:
+    def __init__(self, killers: set[int]) -> None:
+        self.killers = killers
+
+    def label_image(self, image: EncodedImage) -> ImageLabels:
+        if image.index in self.killers:
+            raise _Death
+        return ImageLabels(4, 3, np.zeros(1, np.float32))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return open_store(str(tmp_path), StorageSettings())
+
+
+def _attempts_until_done(store: RunStore, killers: set[int]) -> tuple[int, list[ImageLabels | ImageError]]:
+    mortal: ImageLabeler = _Mortal(killers)  # type: ignore[assignment]
+    for attempt in range(1, 20):
+        try:
+            return attempt, CarefulLabeler(mortal, store, "000").label_unit(UNIT, before_image=lambda: None)
+        except _Death:
+            continue
+    raise AssertionError("never finished")
+
+
+@pytest.mark.parametrize(("killers", "attempts"), [(set[int](), 1), ({12}, 3), ({10, 14}, 5)])
+def test_killers_are_found_and_nobody_else(store: RunStore, killers: set[int], attempts: int) -> None:
+    needed, results = _attempts_until_done(store, killers)
+    assert needed == attempts
+    kinds = {10 + i: result.kind for i, result in enumerate(results) if isinstance(result, ImageError)}
+    assert kinds == dict.fromkeys(killers, "worker_died")
+
+
+def test_notes_are_removed_when_the_unit_is_done(store: RunStore) -> None:
+    _attempts_until_done(store, {11})
+    assert list(store.list("attempts")) == []
+
+
+def test_one_death_is_no_proof(store: RunStore) -> None:
+    dying: ImageLabeler = _Mortal({12})  # type: ignore[assignment]
+    with pytest.raises(_Death):
+        CarefulLabeler(dying, store, "000").label_unit(UNIT, before_image=lambda: None)
+    living: ImageLabeler = _Mortal(set())  # type: ignore[assignment]
+    results = CarefulLabeler(living, store, "000").label_unit(UNIT, before_image=lambda: None)
+    assert all(isinstance(result, ImageLabels) for result in results)

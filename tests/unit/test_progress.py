@@ -1,0 +1,117 @@
+"""Counts, rates, and the two ways of showing them."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from sam3lt_ray.progress import (
+    LogProgress,
+    ProgressListener,
+    SilentProgress,
+    Tally,
+    TerminalProgress,
+    format_duration,
+    progress_for_stderr,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_rate_counts_this_start_only() -> None:
+    clock = Clock()
+    tally = Tally(clock=clock)
+    tally.plan(total_images=1000, total_units=10, done_images=400, done_units=4)
+    assert tally.images_per_s is None
+    clock.now_s += 10
+    tally.add(images=100, errors=2, instances=50)
+    assert tally.images_per_s == 10
+    assert tally.remaining_s == 50
+    assert tally.describe() == "500 of 1,000 images, 10.0 images/s, 0:50 left, 50 instances, 2 errors"
+
+
+def test_a_better_known_total_does_not_reset_what_was_done() -> None:
+    clock = Clock()
+    tally = Tally(clock=clock)
+    tally.plan(total_images=None, total_units=None, done_images=0, done_units=0)
+    clock.now_s += 1
+    tally.add(images=5, errors=1, instances=0)
+    tally.plan(total_images=20, total_units=4, done_images=0, done_units=0)
+    assert tally.describe() == "5 of 20 images, 5.0 images/s, 0:03 left, 0 instances, 1 error"
+
+
+def test_unknown_total_is_left_out() -> None:
+    clock = Clock()
+    tally = Tally(clock=clock)
+    tally.plan(None, None, 0, 0)
+    clock.now_s += 2
+    tally.add(images=5, errors=0, instances=3)
+    assert tally.describe() == "5 images, 2.5 images/s, 3 instances, 0 errors"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (63.4, "1:03"), (3723, "1:02:03"), (59.6, "1:00")])
+def test_durations(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_log_is_one_line_every_interval_and_a_last_one() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = LogProgress(stream, interval_s=10, clock=clock)
+    progress.plan_known(total_images=100, total_units=20)
+    for _ in range(9):
+        clock.now_s += 3
+        progress.unit_done(images=5, errors=0, instances=1)
+    progress.message("Pass 2: one shard incomplete.")
+    progress.finish()
+    progress.finish()
+    lines = stream.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "20 of 100 images",
+        "40 of 100 images",
+        "Pass 2: one shard incomplete.",
+        "45 of 100 images",
+    ]
+
+
+def test_log_of_nothing_is_empty() -> None:
+    stream = io.StringIO()
+    progress = LogProgress(stream)
+    progress.plan_known(total_images=0, total_units=0)
+    progress.finish()
+    assert stream.getvalue() == ""
+
+
+def test_terminal_shows_counts_and_messages(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = TerminalProgress()
+    progress.plan_known(total_images=10, total_units=2)
+    progress.message("Continuing the run in [b]runs/x[/b].")
+    progress.unit_done(images=5, errors=1, instances=7)
+    progress.finish()
+    progress.finish()
+    text = capsys.readouterr().err
+    assert "[b]runs/x[/b]" in text, "messages are text, not markup"
+    assert "5 of 10 images" in text
+
+
+def test_terminal_that_was_never_started_can_finish() -> None:
+    TerminalProgress().finish()
+
+
+def test_piped_stderr_gets_plain_lines() -> None:
+    assert isinstance(progress_for_stderr(), LogProgress)
+
+
+def test_all_are_listeners() -> None:
+    listeners: list[ProgressListener] = [SilentProgress(), LogProgress(io.StringIO()), TerminalProgress()]
+    for listener in listeners:
+        listener.plan_known(total_images=1, total_units=1)
+        listener.unit_done(images=1, errors=0, instances=0)
+        listener.message("x")
+        listener.finish()
