@@ -1,0 +1,112 @@
+"""``sam3lt plan``, ``label`` and ``status``: before, during and after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sam3lt_ray.commands.options import (
+    AsJson,
+    ConfigFiles,
+    Overrides,
+    RunLocation,
+    locate_run,
+    print_json,
+    read_config,
+)
+from sam3lt_ray.config.schema import OnExists
+
+if TYPE_CHECKING:
+    from sam3lt_ray.pipeline.summary import RunSummary
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("plan")(plan)
+    app.command("label")(label)
+    app.command("status")(status)
+
+
+def plan(config: ConfigFiles = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say what a run would do, without starting Ray or writing anything."""
+    # A mistake in the config is answered before anything heavy is imported; the same in all commands.
+    loaded = read_config(config, overrides)
+
+    from sam3lt_ray.pipeline.planning import plan_run
+
+    report = plan_run(loaded.config, loaded.base_dir)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print(report.to_text().rstrip("\n"))
+
+
+def label(
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    on_exists: Annotated[
+        OnExists | None,
+        typer.Option("--on-exists", help="When the run exists: continue it, start it anew, or stop. Default: config."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="IMAGES", help="Stop after about this many images, in whole units.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Let Ray's own log lines through.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Label what is missing of a run. The same command again continues it."""
+    loaded = read_config(config, overrides)
+
+    from sam3lt_ray.pipeline.run import label_run
+    from sam3lt_ray.progress import progress_for_stderr
+
+    summary = label_run(
+        loaded.config,
+        base_dir=loaded.base_dir,
+        on_exists=on_exists,
+        progress=progress_for_stderr(),
+        limit=limit,
+        verbose=verbose,
+    )
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        print("\n".join(describe_summary(summary)))
+    raise typer.Exit(summary.exit_code)
+
+
+def status(
+    run: RunLocation = None, config: ConfigFiles = None, overrides: Overrides = None, as_json: AsJson = False
+) -> None:
+    """Say how far a run is, from what stands in its directory."""
+    uri, storage = locate_run(run, config, overrides)
+
+    from sam3lt_ray.labels.status import read_run_state
+    from sam3lt_ray.storage.store import open_store
+
+    report = read_run_state(open_store(uri, storage))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print(report.to_text().rstrip("\n"))
+
+
+def describe_summary(summary: RunSummary) -> list[str]:
+    """The end of a run for a person: the outcome first, then this start's figures, then where things are."""
+    lines = [summary.message]
+    session: dict[str, Any] = summary.content.get("session", {})
+    images: dict[str, int] = session.get("images", {})
+    if session.get("units"):
+        counts = ", ".join(f"{count:,} {name}" for name, count in images.items())
+        rate = session.get("images_per_s")
+        speed = f", {rate:.1f} images/s on {session['actors']} {session['device']} actors" if rate else ""
+        lines.append(f"this start   {counts}{speed}, {session['wall_s']:.0f} s")
+    total: dict[str, int] | None = summary.content.get("images")
+    if total is not None:
+        lines.append("run so far   " + ", ".join(f"{count:,} {name}" for name, count in total.items()))
+    errors: dict[str, int] | None = summary.content.get("errors")
+    if errors:
+        lines.append("error rows   " + ", ".join(f"{count:,} {kind}" for kind, count in errors.items()))
+    lines.append(f"run          {summary.run_uri}")
+    return lines

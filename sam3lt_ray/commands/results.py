@@ -1,0 +1,107 @@
+"""``sam3lt export``, ``evaluate`` and ``report``: what is made of a run's labels."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sam3lt_ray.commands.options import AsJson, ConfigFiles, Overrides, RunLocation, locate_run, print_json
+
+ScoreThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--score-threshold", min=0.0, max=1.0, help="For labels without one of their own. Default: the run's config."
+    ),
+]
+
+export_app = typer.Typer(help="Write a run's labels in another form.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(export_app, name="export")
+    app.command("evaluate")(evaluate)
+    app.command("report")(report)
+
+
+@export_app.command("coco")
+def export_coco(
+    run: RunLocation = None,
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    kind: Annotated[
+        Literal["dataset", "results"],
+        typer.Option(help="dataset: images, annotations and categories; results: a list of scored detections."),
+    ] = "dataset",
+    score_threshold: ScoreThreshold = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write COCO JSON into the run directory."""
+    uri, storage = locate_run(run, config, overrides)
+
+    from sam3lt_ray.exports.coco import export_coco as write_coco
+    from sam3lt_ray.labels.reading import RunReader
+    from sam3lt_ray.storage.store import open_store
+
+    store = open_store(uri, storage)
+    summary = write_coco(RunReader(store), store, kind=kind, score_threshold=score_threshold)
+    if as_json:
+        print_json(asdict(summary))
+        return
+    print(
+        f"{summary.annotations:,} {'annotations' if kind == 'dataset' else 'detections'} in {summary.images:,} images; "
+        f"left out: {summary.below_threshold:,} instances below the threshold, "
+        f"{summary.skipped_images:,} images that could not be labeled"
+    )
+    for location in summary.locations:
+        print(location)
+
+
+@export_app.callback()
+def _export() -> None:
+    """Keeps ``coco`` a subcommand while it is the only format."""
+
+
+def evaluate(
+    run: RunLocation = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option("--ground-truth", "-g", metavar="FILE", help="COCO instances JSON with the truth.")
+    ] = None,
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    score_threshold: ScoreThreshold = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a run against ground truth: mask AP, and whether labels are found where they are."""
+    if ground_truth is None:
+        raise typer.BadParameter("name the COCO file with the truth.", param_hint="--ground-truth")
+    uri, storage = locate_run(run, config, overrides)
+
+    from sam3lt_ray.evaluation.coco_ap import evaluate as measure
+    from sam3lt_ray.evaluation.figures import save_evaluation
+    from sam3lt_ray.labels.reading import RunReader
+    from sam3lt_ray.storage.store import open_store
+
+    store = open_store(uri, storage)
+    reader = RunReader(store)
+    threshold = reader.default_score_threshold() if score_threshold is None else score_threshold
+    figures = measure(reader, ground_truth, score_threshold=threshold)
+    location = save_evaluation(figures, store)
+    if as_json:
+        print_json(figures.to_json())
+        return
+    print(figures.to_text().rstrip("\n"))
+    print(f"\n{location}")
+
+
+def report(run: RunLocation = None, config: ConfigFiles = None, overrides: Overrides = None) -> None:
+    """Write a page with numbers, a table of labels and a contact sheet; it shows the last evaluation, if any."""
+    uri, storage = locate_run(run, config, overrides)
+
+    from sam3lt_ray.pipeline.report import report_run
+    from sam3lt_ray.storage.store import open_store
+
+    print(report_run(open_store(uri, storage), storage))

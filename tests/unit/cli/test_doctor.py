@@ -1,0 +1,80 @@
+"""One line for each part: fine, or what to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam3lt_ray import doctor
+from sam3lt_ray.cli import main
+from sam3lt_ray.config.load import LoadedConfig, load_config
+from sam3lt_ray.errors import CheckpointError
+
+TORCH = {"version": "2.13.0", "gpus": []}
+
+
+@pytest.fixture
+def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ask_python", lambda script: TORCH if "torch" in script else {"version": "2.60.0"})
+    monkeypatch.setattr(doctor, "_describe_checkpoint", lambda name, _revision: f"{name} is there")
+    monkeypatch.setattr(doctor, "_describe_input", lambda _config: "3 shards")
+    monkeypatch.setattr(doctor, "_describe_output", lambda _config: "can be written")
+
+
+def config(tmp_path: Path, *overrides: str) -> LoadedConfig:
+    base = [f"run.output={tmp_path / 'run'}", "input.format=folder", f"input.uri={tmp_path}", "vocabulary=[cat]"]
+    return load_config([], [*base, *overrides])
+
+
+@pytest.mark.usefixtures("healthy")
+def test_machine_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["Python", "Ray", "torch", "GPU", "checkpoint"]
+    assert all(line.startswith("ok ") for line in lines)
+
+
+@pytest.mark.usefixtures("healthy")
+def test_config_adds_what_it_names(tmp_path: Path) -> None:
+    findings = list(doctor.examine(config(tmp_path)))
+    assert [finding.subject for finding in findings[4:]] == ["checkpoint", "vocabulary", "input", "output"]
+    assert findings[5].text == "1 labels, 1 prompts"
+    assert all(finding.ok for finding in findings)
+
+
+@pytest.mark.usefixtures("healthy")
+def test_something_to_do_is_exit_code_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def missing(name: str, _revision: str | None) -> str:
+        raise CheckpointError(f"{name}: no weights.\nFetch them.")
+
+    monkeypatch.setattr(doctor, "_describe_checkpoint", missing)
+    assert main(["doctor", "--json"]) == 1
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is False
+    assert answer["findings"][-1] == {"subject": "checkpoint", "ok": False, "text": "demo: no weights. Fetch them."}
+
+
+def test_broken_installation_is_a_finding_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_RAY_SCRIPT", "raise ImportError('no such library')")
+    monkeypatch.setattr(doctor, "_TORCH_SCRIPT", "import os, json; os._exit(3)")
+    monkeypatch.setattr(doctor, "_describe_checkpoint", lambda _name, _revision: "there")
+    by_subject = {finding.subject: finding for finding in doctor.examine()}
+    assert not by_subject["Ray"].ok
+    assert by_subject["Ray"].text == "cannot be imported: ImportError: no such library. Install it again."
+    assert not by_subject["torch"].ok
+    assert "code 3" in by_subject["torch"].text
+    assert "GPU" not in by_subject
+
+
+def test_missing_gpu_matters_only_where_one_is_asked_for() -> None:
+    assert doctor.check_gpus([], wants_cuda=False).ok
+    assert not doctor.check_gpus([], wants_cuda=True).ok
+    assert doctor.check_gpus(["H200 (139 GiB)"], wants_cuda=True).text == "H200 (139 GiB)"
+
+
+def test_old_python_is_told() -> None:
+    assert not doctor.check_python((3, 10)).ok
+    assert doctor.check_python((3, 11)).ok
