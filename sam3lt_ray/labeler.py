@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sam3lt_ray.engine.checkpoint import PromptTokenizer, resolve_checkpoint
 from sam3lt_ray.engine.segmenter import EngineSettings, Segmenter
-from sam3lt_ray.images.decode import decode_image
+from sam3lt_ray.images.decode import decode_image, rgb_pixels
 from sam3lt_ray.records import ImageLabels
 from sam3lt_ray.stages.label import ImageLabeler
 from sam3lt_ray.vocabulary.labels import Vocabulary
@@ -58,9 +58,7 @@ class Labeler:
         resolved = resolve_checkpoint(checkpoint, revision)
         tokenizer = PromptTokenizer(resolved)
         spec = vocabulary if isinstance(vocabulary, str) else list(vocabulary)
-        self._vocabulary = load_vocabulary(
-            spec, count_tokens=tokenizer.count_tokens, max_tokens=resolved.max_tokens
-        )
+        self._vocabulary = load_vocabulary(spec, count_tokens=tokenizer.count_tokens, max_tokens=resolved.max_tokens)
         settings = EngineSettings(
             score_floor=score_floor, mask_threshold=mask_threshold, device=device, precision=precision
         )
@@ -90,7 +88,6 @@ class Labeler:
         if isinstance(image, np.ndarray):
             return self._images.label_pixels(image)
         if isinstance(image, Image.Image):
-            upright = ImageOps.exif_transpose(image)
-            return self._images.label_pixels(np.asarray(upright.convert("RGB")))
+            return self._images.label_pixels(rgb_pixels(image))
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
         return self._images.label_pixels(decode_image(data, max_pixels=_MAX_PIXELS))

@@ -133,7 +133,7 @@ class LogProgress:
         self._clock = clock
         self._tally = Tally(clock=clock)
         self._last_line_s = clock()
-        self._last_text: str | None = None
+        self._untold = False
 
     def plan_known(
         self, *, total_images: int | None, total_units: int | None, done_images: int = 0, done_units: int = 0
@@ -144,6 +144,7 @@ class LogProgress:
     def unit_done(self, *, images: int, errors: int, instances: int) -> None:
         """See :class:`ProgressListener`."""
         self._tally.add(images, errors, instances)
+        self._untold = True
         if self._clock() - self._last_line_s >= self._interval_s:
             self._write_tally()
 
@@ -153,15 +154,13 @@ class LogProgress:
 
     def finish(self) -> None:
         """See :class:`ProgressListener`."""
-        if self._tally.done_units:
+        if self._untold:
             self._write_tally()
 
     def _write_tally(self) -> None:
-        text = self._tally.describe()
         self._last_line_s = self._clock()
-        if text != self._last_text:
-            print(text, file=self._stream, flush=True)
-        self._last_text = text
+        self._untold = False
+        print(self._tally.describe(), file=self._stream, flush=True)
 
 
 class TerminalProgress:

@@ -104,15 +104,18 @@ class InputSettings(Section):
             changes_labels=True,
         ),
     ]
-    # The uri is not a setting that changes labels: the same bucket under another name is the same input. Whether the
-    # input is the same is decided shard by shard, against the snapshot in the run directory.
+    # The uri is not a setting that changes labels. A run holds one input all the same: prepare.py refuses another uri,
+    # and the snapshot in the run directory decides shard by shard whether the content is still the same.
     uri: Annotated[
         Uri,
         _setting("Local path or s3:// uri: a folder or prefix, or one file.", changes_labels=False),
     ]
     image_column: Annotated[
         str | None,
-        _setting("parquet: column with the image bytes; webdataset: extension of the image member; null: found by itself.", changes_labels=True),
+        _setting(
+            "parquet: column with the image bytes; webdataset: extension of the image member; null: found by itself.",
+            changes_labels=True,
+        ),
     ] = None
     key_column: Annotated[
         str | None,
@@ -252,8 +255,7 @@ class Config(Section):
     run: RunSettings
     input: InputSettings
     model: ModelSettings = ModelSettings()
-    # Not part of the fingerprint: labels may be added to a run (a new layer). What may not change is compared label by
-    # label with the run's vocabulary.json.
+    # Compared label by label with the run's, not as the text that names it.
     vocabulary: Annotated[
         str | list[Any],
         WithJsonSchema(_VOCABULARY_JSON_SCHEMA),

@@ -72,6 +72,22 @@ def decode_image(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
             raise _explain_failure(data, format_name, error) from None
 
 
+def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The pixels of an image that Pillow has opened, by the same rules as :func:`decode_image`.
+
+    Args:
+        image: Any mode; loaded if it was not.
+
+    Returns:
+        uint8[height, width, 3], RGB, as displayed.
+
+    Raises:
+        ImageError: ``unsupported``: pixels without an agreed meaning as colours.
+    """
+    image.load()
+    return np.array(_to_rgb(_apply_orientation(image), image.format or ""))
+
+
 def _require_decodable(data: bytes) -> str:
     if not data:
         raise ImageError("empty", "The file has no bytes.")

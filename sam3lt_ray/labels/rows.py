@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -92,9 +92,7 @@ def build_rows(unit: Unit, results: Sequence[ImageLabels | ImageError], *, loose
     if len(results) != len(unit.images):
         raise ValueError(f"unit has {len(unit.images)} images but {len(results)} results were given")
     shard_identity = "" if loose_files else unit.shard
-    return [
-        _row(unit.shard, shard_identity, image, result) for image, result in zip(unit.images, results, strict=True)
-    ]
+    return [_row(unit.shard, shard_identity, image, result) for image, result in zip(unit.images, results, strict=True)]
 
 
 def encode_unit_file(unit: Unit, rows: Sequence[dict[str, Any]], provenance: Provenance) -> bytes:
@@ -119,7 +117,7 @@ def encode_unit_file(unit: Unit, rows: Sequence[dict[str, Any]], provenance: Pro
     table = pa.Table.from_pylist(list(rows), schema=LABEL_SCHEMA).replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_statistics=False)
-    return cast(bytes, sink.getvalue().to_pybytes())
+    return sink.getvalue().to_pybytes()
 
 
 def count_rows(rows: Sequence[Mapping[str, Any]]) -> UnitCounts:

@@ -6,7 +6,7 @@ is noted in CHANGELOG.md.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -38,20 +38,20 @@ INSTANCE_TYPE: Final = pa.struct(
     ]
 )
 
-LABEL_SCHEMA: Final = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("index", pa.int64(), nullable=False),  # position in the shard, unusable images included
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("side_files", pa.list_(pa.string()), nullable=False),  # other members with this key, for joins
-        pa.field("width", pa.int32()),  # pixels after EXIF orientation; null when status is "error"
-        pa.field("height", pa.int32()),
-        pa.field("status", pa.string(), nullable=False),  # "ok" | "error"
-        pa.field("error_kind", pa.string()),
-        pa.field("error_message", pa.string()),
-        pa.field("presence", pa.list_(pa.float16())),  # aligned to the layer's labels (META_LABELS); null on error
-        pa.field("saturated", pa.list_(pa.int32())),  # label ids whose decoder queries were nearly used up
-        pa.field("instances", pa.list_(INSTANCE_TYPE), nullable=False),  # scores above the floor only
-    ]
-)
+_FIELDS: Final[list[pa.Field[Any]]] = [
+    pa.field("image_id", pa.string(), nullable=False),
+    pa.field("shard", pa.string(), nullable=False),
+    pa.field("index", pa.int64(), nullable=False),  # position in the shard, unusable images included
+    pa.field("key", pa.string(), nullable=False),
+    pa.field("side_files", pa.list_(pa.string()), nullable=False),  # other members with this key, for joins
+    pa.field("width", pa.int32()),  # pixels after EXIF orientation; null when status is "error"
+    pa.field("height", pa.int32()),
+    pa.field("status", pa.string(), nullable=False),  # "ok" | "error"
+    pa.field("error_kind", pa.string()),
+    pa.field("error_message", pa.string()),
+    pa.field("presence", pa.list_(pa.float16())),  # aligned to the layer's labels (META_LABELS); null on error
+    pa.field("saturated", pa.list_(pa.int32())),  # label ids whose decoder queries were nearly used up
+    pa.field("instances", pa.list_(INSTANCE_TYPE), nullable=False),  # scores above the floor only
+]
+
+LABEL_SCHEMA: Final = pa.schema(_FIELDS)

@@ -1,0 +1,1 @@
+"""Planning and running: Ray Data, actors, passes, summaries. Ray lives here only."""

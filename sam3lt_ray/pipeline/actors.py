@@ -79,6 +79,7 @@ class SegmentActor:
         self._watchdog = Watchdog(job.image_timeout_s)
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        """Label the units of a batch: rows of :mod:`sam3lt_ray.stages.unit_table` in, a row per label file out."""
         return pa.Table.from_pylist([self._label(unit) for unit in table_to_units(table)])
 
     def _label(self, unit: Unit) -> dict[str, object]:
@@ -111,6 +112,7 @@ class CommitTask:
         self._committer = committer
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        """Commit the label files of a batch; the files themselves go no further."""
         rows = table.to_pylist()
         for row in rows:
             data = row.pop("file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +13,7 @@ import ray
 
 from sam3lt_ray.config.schema import ComputeSettings
 from sam3lt_ray.errors import UsageError
+from sam3lt_ray.pipeline.native_stderr import quiet_native_stderr
 
 # A Ray that we start ourselves holds the units in flight and nothing else.
 LOCAL_OBJECT_STORE_BYTES: Final = 1_000_000_000
@@ -43,38 +44,45 @@ class ActorResources:
 
 @contextmanager
 def ray_session(settings: ComputeSettings, *, verbose: bool = False) -> Iterator[None]:
-    """Ray for the time of a run: the one already joined, the cluster this machine belongs to, or a local one.
+    """Ray for the time of a run: the one this process has joined, a cluster that was named, or a local one.
 
-    A cluster named by ``compute.ray_address`` or the environment variable RAY_ADDRESS must exist ("local" forces a
-    local one). A Ray that was started here is stopped at the end; one that was found is left running.
+    A cluster is named by ``compute.ray_address`` or by RAY_ADDRESS, which ``ray job submit`` sets ("auto" finds the one
+    this machine belongs to). None is ever guessed: on a shared machine that would be somebody else's. A local Ray is
+    stopped at the end; one that was found is left running.
+
+    Raises:
+        UsageError: The named cluster does not answer.
     """
     if ray.is_initialized():
         yield
         return
-    address = settings.ray_address or os.environ.get("RAY_ADDRESS")
-    logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.ERROR)
     level = logging.INFO if verbose else logging.ERROR
-    try:
-        if address != "local":
-            ray.init(address=address or "auto", log_to_driver=verbose, logging_level=level)
-    except ConnectionError as error:
-        if address:
-            raise UsageError(
-                f"No Ray cluster answers at {address!r} ({error}). Check compute.ray_address or RAY_ADDRESS, or unset "
-                "both to run on this machine alone."
-            ) from error
-    if not ray.is_initialized():
+    logging.getLogger("ray.data").setLevel(level)
+    with nullcontext() if verbose else quiet_native_stderr():
+        _connect(settings.ray_address or os.environ.get("RAY_ADDRESS") or "local", level, log_to_driver=verbose)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connect(address: str, level: int, *, log_to_driver: bool) -> None:
+    if address == "local":
         ray.init(
             address="local",
-            log_to_driver=verbose,
+            log_to_driver=log_to_driver,
             logging_level=level,
             include_dashboard=False,
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         )
+        return
     try:
-        yield
-    finally:
-        ray.shutdown()
+        ray.init(address=address, log_to_driver=log_to_driver, logging_level=level)
+    except ConnectionError as error:
+        raise UsageError(
+            f"No Ray cluster answers at {address!r} ({error}). Check compute.ray_address or RAY_ADDRESS, or unset both "
+            "to run on this machine alone."
+        ) from error
 
 
 def plan_actors(settings: ComputeSettings) -> ActorResources:

@@ -94,6 +94,7 @@ def run_demo(
         UsageError: The folder holds a demo with other scenes.
         RetryableRunError: Labeling did not come to its end.
     """
+    folder = folder.resolve()
     labels = load_vocabulary(vocabulary)
     dataset = write_demo_dataset(
         folder / "scenes", num_scenes, [label.name for label in labels.labels], seed, scenes_per_shard=50
@@ -114,6 +115,4 @@ def run_demo(
     evaluation = evaluate(reader, dataset.ground_truth)
     save_evaluation(evaluation, store)
     report = report_run(store, config.storage)
-    return DemoResult(
-        summary, evaluation, dataset.shards_folder, folder / "run", Path(coco.locations[0]), Path(report)
-    )
+    return DemoResult(summary, evaluation, dataset.shards_folder, folder / "run", Path(coco.locations[0]), Path(report))

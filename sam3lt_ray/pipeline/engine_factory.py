@@ -36,7 +36,8 @@ def segmenter_factory(
     local = resolve_checkpoint(config.model.checkpoint, checkpoint.revision)
     if local.files != checkpoint.files:
         different = sorted(
-            name for name in local.files.keys() | checkpoint.files.keys()
+            name
+            for name in local.files.keys() | checkpoint.files.keys()
             if local.files.get(name) != checkpoint.files.get(name)
         )
         raise CheckpointError(

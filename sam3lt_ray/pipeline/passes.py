@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
@@ -20,6 +20,9 @@ from sam3lt_ray.pipeline.cluster import ActorResources
 from sam3lt_ray.pipeline.source import UnitSource
 from sam3lt_ray.stages.commit import UnitCommitter
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _READ_CPUS: Final = 0.5
 _COMMIT_CPUS: Final = 0.1
@@ -46,17 +49,17 @@ class Pass:
         """
         _configure(DataContext.get_current())
         source = UnitSource(self.reader, self.work)
-        dataset = ray.data.read_datasource(
-            source, override_num_blocks=source.num_read_tasks(), num_cpus=_READ_CPUS
-        )
+        dataset = ray.data.read_datasource(source, override_num_blocks=source.num_read_tasks(), num_cpus=_READ_CPUS)
         labeled = self._label(dataset)
+        commit: Any = CommitTask(UnitCommitter(self.job.store)).__call__  # Ray's type for batches knows no Arrow alone
         committed = labeled.map_batches(
-            CommitTask(UnitCommitter(self.job.store)).__call__,
+            commit,
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=_COMMIT_CPUS,
         )
-        for table in committed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        tables = committed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for table in cast("Iterator[pa.Table]", iter(tables)):
             yield from outcomes(table)
 
     def _label(self, dataset: Dataset) -> Dataset:

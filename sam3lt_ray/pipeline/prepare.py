@@ -10,11 +10,11 @@ from typing import Any, Final
 from sam3lt_ray.config.fingerprint import label_settings
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.engine.checkpoint import Checkpoint, PromptTokenizer, resolve_checkpoint
-from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.inputs.listing import list_shards
 from sam3lt_ray.labels.rows import Provenance
 from sam3lt_ray.records import Shard
 from sam3lt_ray.stages.read import ShardWork
+from sam3lt_ray.storage.filesystem import is_s3, local_path
 from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger
 from sam3lt_ray.storage.run_directory import (
     RUN_PATH,
@@ -101,7 +101,7 @@ def prepare_run(config: Config, base_dir: Path | None = None, *, discard_existin
         settings=label_settings(config),
         model_files=checkpoint.files,
         labels={label.id: {"name": label.name, "prompts": list(label.prompts)} for label in vocabulary.labels},
-        input_uri=config.input.uri,
+        input_uri=_plain_uri(config.input.uri),
     )
     known_shards = [] if run is None else read_snapshot(store)
     differences = [] if run is None else compare_identity(run.get("identity", {}), identity.to_json())
@@ -113,20 +113,6 @@ def prepare_run(config: Config, base_dir: Path | None = None, *, discard_existin
     return PreparedRun(
         config, checkpoint, vocabulary, store, identity, shards, new, vanished, run is not None, differences=()
     )
-
-
-def refuse_differences(prepared: PreparedRun) -> None:
-    """Raise when the run directory was made with other settings that change labels.
-
-    Raises:
-        RunMismatchError: Names every difference with both values.
-    """
-    if prepared.differences:
-        raise RunMismatchError(
-            f"The run in {prepared.store.uri} was made with other settings that change labels:\n"
-            + "\n".join(f"  {line}" for line in prepared.differences)
-            + "\nUse the run's settings, choose another run.output, or discard the run with --on-exists overwrite."
-        )
 
 
 def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -144,6 +130,11 @@ def vocabulary_json(vocabulary: Vocabulary) -> dict[str, Any]:
     content = vocabulary.to_json()
     labels = [{**label, "layer": FIRST_LAYER} for label in content["labels"]]
     return {**content, "labels": labels, "layers": [FIRST_LAYER]}
+
+
+def _plain_uri(uri: str) -> str:
+    """The same place in one spelling: no slash at the end; local paths absolute."""
+    return uri.rstrip("/") if is_s3(uri) else str(Path(local_path(uri)).resolve())
 
 
 def _known_label_ids(stored: Mapping[str, Any] | None) -> dict[str, int]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from sam3lt_ray.config.schema import Config, OnExists
-from sam3lt_ray.errors import RunMismatchError, Sam3ltError, StorageError
+from sam3lt_ray.errors import RunMismatchError, Sam3ltError
 from sam3lt_ray.pipeline.actors import LabelJob
 from sam3lt_ray.pipeline.cluster import ActorResources, plan_actors, ray_session
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
@@ -23,7 +22,6 @@ from sam3lt_ray.pipeline.prepare import (
     PreparedRun,
     describe_model,
     prepare_run,
-    refuse_differences,
     vocabulary_json,
 )
 from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, SessionTally, package_versions, summarize
@@ -31,11 +29,17 @@ from sam3lt_ray.progress import ProgressListener, SilentProgress
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.ledger import Ledger
-from sam3lt_ray.storage.run_directory import RUN_PATH, VOCABULARY_PATH, create_or_verify, encode_json
+from sam3lt_ray.storage.run_directory import (
+    RUN_PATH,
+    VOCABULARY_PATH,
+    create_or_verify,
+    encode_json,
+    fix_precision,
+    refuse_differences,
+)
 from sam3lt_ray.storage.snapshot import write_snapshot
 from sam3lt_ray.storage.store import RunStore, probe_conditional_put
 
-logger = logging.getLogger(__name__)
 _MAX_NAMED_SHARDS = 3
 
 
@@ -73,7 +77,7 @@ def label_run(
     _apply_policy(prepared, policy)
     with Lease(prepared.store) as lease:
         lease.acquire(listener.message)
-        _write_run_files(prepared, overwrite=policy == "overwrite")
+        _write_run_files(prepared, listener, overwrite=policy == "overwrite")
         _describe_start(prepared, listener)
         try:
             return _Session(prepared, listener, limit, load_engine, lease, verbose).run()
@@ -113,10 +117,16 @@ class _Session:
         try:
             with _stop_on_signals(), ray_session(self._prepared.config.compute, verbose=self._verbose):
                 self._resources = plan_actors(self._prepared.config.compute)
+                fix_precision(self._prepared.store, self._precision(self._resources))
                 return self._sweep_until_complete(work)
         except KeyboardInterrupt:
             message = "Stopped by a signal; units in flight were dropped. The same command continues the run."
             return self._finish("interrupted", message)
+        except Exception as error:
+            # An earlier start's summary must not stand there and say that all is well.
+            with suppress(OSError, Sam3ltError):
+                self._finish("failed", str(error) or type(error).__name__)
+            raise
 
     def _sweep_until_complete(self, work: list[ShardWork]) -> RunSummary:
         max_passes = self._prepared.config.compute.max_passes
@@ -134,7 +144,7 @@ class _Session:
                 break
         if work:
             return self._finish("incomplete", self._describe_leftover(work))
-        return self._finish(*self._judge_errors())
+        return self._finish("done", "Every image has its row.")
 
     def _sweep(self, work: list[ShardWork], *, careful: bool) -> bool:
         """One pass; False when the limit of images is reached."""
@@ -152,6 +162,10 @@ class _Session:
             if self._limit is not None and self._tally.counts.images >= self._limit:
                 return False
         return True
+
+    def _precision(self, resources: ActorResources) -> str:
+        wanted = self._prepared.config.compute.precision
+        return wanted if wanted != "auto" else ("bf16" if resources.device == "cuda" else "fp32")
 
     def _reader(self) -> MissingUnitReader:
         config = self._prepared.config
@@ -190,16 +204,6 @@ class _Session:
             "Nothing that was labeled is lost; the same command tries the rest again."
         )
 
-    def _judge_errors(self) -> tuple[RunStatus, str]:
-        budget = self._prepared.config.errors.max_error_fraction
-        counts = self._tally.counts
-        if budget is not None and counts.images and counts.num_errors > budget * counts.images:
-            return "over_error_budget", (
-                f"{counts.num_errors} of {counts.images} images are error rows, more than errors.max_error_fraction "
-                f"{budget:g} allows. The causes are in the rows' error_kind and in run_summary.json."
-            )
-        return "done", "Every image has its row."
-
     def _finish(self, status: RunStatus, message: str) -> RunSummary:
         ledger: Ledger = self._prepared.ledger()
         return summarize(
@@ -212,6 +216,7 @@ class _Session:
             num_actors=self._resources.num_actors if self._resources else 0,
             device=self._resources.device if self._resources else "none",
             num_shards=len(self._prepared.shards),
+            max_error_fraction=self._prepared.config.errors.max_error_fraction,
         )
 
 
@@ -223,22 +228,29 @@ def _apply_policy(prepared: PreparedRun, policy: OnExists) -> None:
             f"{prepared.store.uri} holds a run already and run.on_exists is fail. Choose another run.output, or "
             "--on-exists resume to continue it."
         )
-    refuse_differences(prepared)
+    refuse_differences(prepared.store, prepared.differences)
 
 
-def _write_run_files(prepared: PreparedRun, *, overwrite: bool) -> None:
+def _write_run_files(prepared: PreparedRun, listener: ProgressListener, *, overwrite: bool) -> None:
     store = prepared.store
     if overwrite:
         _discard_run(store)
+    conditional_put = probe_conditional_put(store)
+    if not conditional_put:
+        listener.message(
+            f"The server behind {store.uri} ignores If-None-Match. There is still one file per unit, but two drivers "
+            "on this run would overwrite each other's; start only one."
+        )
     content = {
         "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "conditional_put": probe_conditional_put(store),
+        "conditional_put": conditional_put,
         "model": describe_model(prepared.checkpoint),
         "packages": package_versions(),
         "config": prepared.config.model_dump(mode="json"),
     }
     create_or_verify(store, prepared.identity, content)
-    store.create(VOCABULARY_PATH, encode_json(vocabulary_json(prepared.vocabulary)))
+    # Written anew at each start: ids, names and prompts are the run's (that was checked), thresholds may be newer.
+    store.replace(VOCABULARY_PATH, encode_json(vocabulary_json(prepared.vocabulary)))
     if prepared.new_shards:
         write_snapshot(store, prepared.shards)
 

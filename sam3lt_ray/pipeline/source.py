@@ -31,7 +31,7 @@ class UnitSource(Datasource):
     """
 
     def __init__(self, reader: MissingUnitReader, work: Sequence[ShardWork]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._reader = reader
         self._work = list(work)
 

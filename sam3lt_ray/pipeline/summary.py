@@ -114,6 +114,7 @@ def summarize(
     num_actors: int,
     device: str,
     num_shards: int,
+    max_error_fraction: float | None,
 ) -> RunSummary:
     """Add up a session and the run so far, and write run_summary.json.
 
@@ -127,10 +128,13 @@ def summarize(
         num_actors: Size of the actor pool.
         device: "cuda" or "cpu".
         num_shards: Shards the run covers.
+        max_error_fraction: Share of error rows, of the run so far, above which "done" becomes "over_error_budget".
     """
     paths = list(unit_paths)
     labeling_s = tally.labeling_s()
     total = _total_counts(store, tally, paths)
+    if status == "done":
+        status, message = _judge_errors(total or tally.counts, max_error_fraction, message)
     content = {
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "shards": num_shards,
@@ -157,6 +161,16 @@ def summarize(
     summary = RunSummary(status, message, store.uri, content)
     write_json(store, SUMMARY_PATH, summary.to_json())
     return summary
+
+
+def _judge_errors(counts: UnitCounts, max_error_fraction: float | None, message: str) -> tuple[RunStatus, str]:
+    if max_error_fraction is None or counts.num_errors <= max_error_fraction * counts.images:
+        return "done", message
+    return "over_error_budget", (
+        f"{counts.num_errors:,} of {counts.images:,} images are error rows, more than errors.max_error_fraction "
+        f"{max_error_fraction:g} allows. The causes are counted in run_summary.json and stand in each row's "
+        "error_message."
+    )
 
 
 def _total_counts(store: RunStore, tally: SessionTally, paths: list[str]) -> UnitCounts | None:

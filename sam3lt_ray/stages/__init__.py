@@ -1,0 +1,1 @@
+"""What happens to a unit: read, label, commit. Plain callables, no Ray."""

@@ -155,9 +155,7 @@ class ImageLabeler:
         presence = np.zeros(len(self._labels), np.float32)
         saturated: set[int] = set()
         by_label: list[list[Instance]] = [[] for _ in self._labels]
-        for prompt, prompt_presence, is_saturated in zip(
-            self._prompts, found.presence, found.saturated, strict=True
-        ):
+        for prompt, prompt_presence, is_saturated in zip(self._prompts, found.presence, found.saturated, strict=True):
             presence[prompt.label_position] = max(presence[prompt.label_position], prompt_presence)
             if is_saturated:
                 saturated.add(self._labels[prompt.label_position].id)

@@ -72,4 +72,5 @@ class MissingUnitReader:
         for unit_range in work.committed:
             if unit_range.end <= before:
                 with self.store.open(unit_path(self.layer, work.shard.name, unit_range)) as file:
-                    yield from pq.read_table(file, columns=["key"])["key"].to_pylist()
+                    keys: list[str] = pq.read_table(file, columns=["key"])["key"].to_pylist()  # type: ignore[assignment]
+                yield from keys

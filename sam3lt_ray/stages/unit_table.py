@@ -5,7 +5,7 @@ One row, because that is the one thing Ray's block shaping never splits or joins
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -22,17 +22,17 @@ _IMAGE_TYPE: Final = pa.struct(
     ]
 )
 
-UNIT_SCHEMA: Final = pa.schema(
-    [
-        pa.field("shard", pa.string()),
-        pa.field("first", pa.int64()),
-        pa.field("count", pa.int64()),
-        pa.field("is_last", pa.bool_()),
-        pa.field("resume_offset", pa.int64()),
-        pa.field("shard_error", pa.string()),
-        pa.field("images", pa.large_list(_IMAGE_TYPE)),
-    ]
-)
+_FIELDS: Final[list[pa.Field[Any]]] = [
+    pa.field("shard", pa.string()),
+    pa.field("first", pa.int64()),
+    pa.field("count", pa.int64()),
+    pa.field("is_last", pa.bool_()),
+    pa.field("resume_offset", pa.int64()),
+    pa.field("shard_error", pa.string()),
+    pa.field("images", pa.large_list(_IMAGE_TYPE)),
+]
+
+UNIT_SCHEMA: Final = pa.schema(_FIELDS)
 
 
 def unit_to_table(unit: Unit) -> pa.Table:

@@ -7,6 +7,7 @@ it, so that planning opens no finished file, whatever the number of images.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -127,7 +128,7 @@ class Ledger:
 
 def _refuse_overlap(layer: str, shard_dir: str, ranges: list[UnitRange]) -> None:
     """Unit boundaries depend on the shard alone, so an overlap means that files of two runs were mixed."""
-    for before, after in zip(ranges, ranges[1:], strict=False):
+    for before, after in itertools.pairwise(ranges):
         if after.first < before.end or before.is_last:
             raise RunMismatchError(
                 f"labels/{layer}/{shard_dir} holds units that overlap: images {before.first}-{before.end - 1} and "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from sam3lt_ray.storage.store import RunStore
 RUN_PATH: Final = "run.json"
 VOCABULARY_PATH: Final = "vocabulary.json"
 SUMMARY_PATH: Final = "run_summary.json"
+PRECISION_PATH: Final = "precision.json"
 FORMAT_VERSION: Final = 1
 _MAX_NAMED = 8
 
@@ -121,15 +122,50 @@ def create_or_verify(store: RunStore, identity: RunIdentity, content: Mapping[st
     if store.create(RUN_PATH, encode_json(new)):
         return dict(new)
     existing = read_run(store)
-    differences = compare_identity(existing.get("identity", {}), identity.to_json())
-    if differences:
-        more = [f"... and {len(differences) - _MAX_NAMED} more"] if len(differences) > _MAX_NAMED else []
-        raise RunMismatchError(
-            f"The run in {store.uri} was made with other settings that change labels:\n"
-            + "\n".join(f"  {line}" for line in [*differences[:_MAX_NAMED], *more])
-            + "\nUse the run's settings, choose another run.output, or discard the run with --on-exists overwrite."
-        )
+    refuse_differences(store, compare_identity(existing.get("identity", {}), identity.to_json()))
     return existing
+
+
+def refuse_differences(store: RunStore, differences: Sequence[str]) -> None:
+    """Raise unless there are none.
+
+    Args:
+        store: The run directory.
+        differences: Lines of :func:`compare_identity`.
+
+    Raises:
+        RunMismatchError: Names the differences with both values.
+    """
+    if not differences:
+        return
+    more = [f"... and {len(differences) - _MAX_NAMED} more"] if len(differences) > _MAX_NAMED else []
+    raise RunMismatchError(
+        f"The run in {store.uri} was made with other settings that change labels:\n"
+        + "\n".join(f"  {line}" for line in [*differences[:_MAX_NAMED], *more])
+        + "\nUse the run's settings, choose another run.output, or discard the run with --on-exists overwrite."
+    )
+
+
+def fix_precision(store: RunStore, precision: str) -> None:
+    """Hold a run to the precision that its first labeling start resolved ``compute.precision`` to.
+
+    "auto" depends on the device, and half a run in bf16 would be two kinds of labels in one.
+
+    Args:
+        store: The run directory.
+        precision: "fp32" or "bf16".
+
+    Raises:
+        RunMismatchError: The run was begun with the other one.
+    """
+    if store.create(PRECISION_PATH, encode_json({"precision": precision})):
+        return
+    begun_with = (read_json(store, PRECISION_PATH) or {}).get("precision")
+    if begun_with != precision:
+        raise RunMismatchError(
+            f"The run in {store.uri} was begun in {begun_with}, and here compute.precision comes to {precision}. "
+            f"Set compute.precision to {begun_with}, or label into another run.output."
+        )
 
 
 def compare_identity(existing: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:

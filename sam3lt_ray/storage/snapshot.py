@@ -1,10 +1,10 @@
-"""The snapshot of the input: which shards a run covers, with what size and version each, in ``input/shards.parquet``."""
+"""The snapshot of the input, ``input/shards.parquet``: which shards a run covers, with size and version of each."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,15 +15,15 @@ from sam3lt_ray.storage.store import RunStore
 
 SNAPSHOT_PATH: Final = "input/shards.parquet"
 
-_SCHEMA: Final = pa.schema(
-    [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("size_bytes", pa.int64()),
-        pa.field("version", pa.string()),
-        pa.field("members", pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("uri", pa.string())]))),
-    ]
-)
+_FIELDS: Final[list[pa.Field[Any]]] = [
+    pa.field("name", pa.string(), nullable=False),
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("size_bytes", pa.int64()),
+    pa.field("version", pa.string()),
+    pa.field("members", pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("uri", pa.string())]))),
+]
+
+_SCHEMA: Final = pa.schema(_FIELDS)
 _MAX_NAMED = 5
 
 

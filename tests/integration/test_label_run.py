@@ -106,7 +106,7 @@ def test_settings_that_change_labels_are_refused_with_both_values(tmp_path: Path
     with pytest.raises(RunMismatchError, match=r"labeling\.score_floor: the run has 0\.2, now it is 0\.35"):
         label_run(other, load_engine=load_standin)
     assert plan_run(other).rerun == "refused"
-    with pytest.raises(RunMismatchError, match="run.on_exists is fail"):
+    with pytest.raises(RunMismatchError, match=r"run\.on_exists is fail"):
         label_run(_config(tmp_path), on_exists="fail", load_engine=load_standin)
     overwritten = label_run(other, on_exists="overwrite", load_engine=load_standin)
     assert overwritten.to_json()["session"]["images"]["total"] == 5

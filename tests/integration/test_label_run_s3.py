@@ -27,7 +27,10 @@ def _fill(bucket: S3Bucket, tmp_path: Path, shards: dict[str, int]) -> None:
         noise = bytes(range(256)) * 40  # a side file, so that a shard has some bytes to be skipped or read
         members: list[tuple[str, bytes]] = []
         for i in range(count):
-            members += [(f"{i:05d}.png", plain_image((i % 200, len(name), i * 3 % 256), (44, 31))), (f"{i:05d}.bin", noise)]
+            members += [
+                (f"{i:05d}.png", plain_image((i % 200, len(name), i * 3 % 256), (44, 31))),
+                (f"{i:05d}.bin", noise),
+            ]
         path = tmp_path / "tars" / name
         write_tar(path, members)
         bucket.put(f"shards/{name}", path.read_bytes())
@@ -82,7 +85,9 @@ def test_resuming_reads_only_what_is_missing(moto_s3: MotoS3, tmp_path: Path) ->
     summary = label_run(config, load_engine=load_standin)
     assert summary.to_json()["session"]["images"]["total"] == 20
 
-    reads = [request for request in moto_s3.requests if request.key.startswith("shards/") and request.kind == "GetObject"]
+    reads = [
+        request for request in moto_s3.requests if request.key.startswith("shards/") and request.kind == "GetObject"
+    ]
     assert {request.key for request in reads} == {"shards/a.tar"}, "the finished shard was opened"
     starts = [int(re.match(r"bytes=(\d+)-", request.byte_range)[1]) for request in reads]  # type: ignore[index]
     assert min(starts) == image_40, "the tar was not taken up where its first missing unit begins"
@@ -98,7 +103,9 @@ def test_an_unchanged_finished_run_reads_no_image(moto_s3: MotoS3, tmp_path: Pat
     label_run(config, load_engine=load_standin)
     moto_s3.forget_requests()
     assert label_run(config, load_engine=load_standin).status == "done"
-    assert [request.key for request in moto_s3.requests if request.kind == "GetObject" and "shards/" in request.key] == []
+    assert [
+        request.key for request in moto_s3.requests if request.kind == "GetObject" and "shards/" in request.key
+    ] == []
 
 
 def test_a_lost_answer_and_a_busy_store_change_nothing(moto_s3: MotoS3, tmp_path: Path) -> None:

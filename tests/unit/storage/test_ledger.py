@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 
 import pytest
@@ -99,7 +100,7 @@ def test_gaps_and_committed_units_tile_the_shard(units: list[UnitRange], data: s
     )
     assert covered[0][0] == 0
     assert covered[-1][1] == total
-    assert all(before[1] == after[0] for before, after in zip(covered, covered[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(covered))
     assert ledger.is_complete("s.tar") == (set(committed) == set(units))
     assert ledger.total_images() == sum(unit.count for unit in committed)
 

@@ -14,7 +14,9 @@ from sam3lt_ray.storage.store import open_store
 
 SHARDS = [
     Shard("a.tar", "s3://b/a.tar", 100, "etag-a"),
-    Shard("group-000000", "/data", None, None, (LooseFile("x/1.jpg", "/data/x/1.jpg"), LooseFile("2.png", "/data/2.png"))),
+    Shard(
+        "group-000000", "/data", None, None, (LooseFile("x/1.jpg", "/data/x/1.jpg"), LooseFile("2.png", "/data/2.png"))
+    ),
 ]
 
 

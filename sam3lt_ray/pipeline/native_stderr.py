@@ -1,0 +1,39 @@
+"""Keeping what native libraries write to file descriptor 2 out of a person's terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def quiet_native_stderr() -> Iterator[None]:
+    """Send file descriptor 2 to a file, and let ``sys.stderr`` go on to where it went.
+
+    Ray's core writes its own log lines there, past Python's logging, among them one at every start that says that
+    actors with large arguments may not restart. Python's own output, progress and tracebacks keep their place. Where
+    ``sys.stderr`` is not the process's own (under a test runner, in a notebook), nothing is done.
+    """
+    original: Any = sys.stderr
+    if original is None or original is not sys.__stderr__ or original.fileno() != 2:
+        yield
+        return
+    original.flush()
+    terminal = os.dup(2)
+    log, path = tempfile.mkstemp(prefix="sam3lt-ray-", suffix=".log")
+    with os.fdopen(terminal, "w", buffering=1, closefd=False) as replacement:
+        os.dup2(log, 2)
+        os.close(log)
+        sys.stderr = replacement
+        try:
+            yield
+        finally:
+            sys.stderr = original
+            os.dup2(terminal, 2)
+    os.close(terminal)
+    Path(path).unlink()
