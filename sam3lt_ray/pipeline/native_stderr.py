@@ -8,7 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TextIO
+
+
+def _is_the_process_s_own(stream: TextIO) -> bool:
+    return stream is sys.__stderr__ and stream.fileno() == 2
 
 
 @contextmanager
@@ -19,8 +23,8 @@ def quiet_native_stderr() -> Iterator[None]:
     actors with large arguments may not restart. Python's own output, progress and tracebacks keep their place. Where
     ``sys.stderr`` is not the process's own (under a test runner, in a notebook), nothing is done.
     """
-    original: Any = sys.stderr
-    if original is None or original is not sys.__stderr__ or original.fileno() != 2:
+    original = sys.stderr
+    if not _is_the_process_s_own(original):
         yield
         return
     original.flush()

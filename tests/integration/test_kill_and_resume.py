@@ -96,6 +96,7 @@ def _finish(process: subprocess.Popen[bytes]) -> int:
     return process.returncode
 
 
+@pytest.mark.timeout(900)
 def test_twenty_kills_leave_no_trace(tmp_path: Path, config_file: Path, ray_address: str) -> None:
     reference = _write_config(tmp_path, "reference")
     started = time.monotonic()

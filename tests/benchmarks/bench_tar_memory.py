@@ -1,15 +1,14 @@
 """Resident memory while a large tar is read: how far it grows beyond the units in flight.
 
-    python -m tests.benchmarks.tar_memory [--size-mb 2048] [--image-kb 2000] [--images-per-unit 64]
+    python -m tests.benchmarks.bench_tar_memory [--quick] [--json FILE]
 
-The tar is written sparse, so it takes no room on disk; it is read through the product's own reader, by a process whose
-high-water mark (VmHWM) is compared with what it held before it opened the shard. Prints one JSON object.
+A 2 GB tar of 2 MB images is written sparse, so it takes no room on disk; it is read through the product's own
+reader, in units of 16 images, by a process whose high-water mark (VmHWM) is compared with what it held before it
+opened the shard. --quick reads 400 MB.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tarfile
 import tempfile
 import time
@@ -18,16 +17,20 @@ from pathlib import Path
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
 from sam3lt_ray.inputs.reading import read_units
 from sam3lt_ray.records import ReadRange, Shard
+from tests.benchmarks.measuring import finish, in_fresh_process, load_now, print_table, read_options
+
+IMAGE_BYTES = 2000 * 1024
+IMAGES_PER_UNIT = 16
 
 
-def write_sparse_tar(path: Path, num_images: int, image_bytes: int) -> None:
+def write_sparse_tar(path: Path, num_images: int) -> None:
     """A tar of images that are holes: headers are written, payloads are skipped."""
     with path.open("wb") as file:
         for number in range(num_images):
             info = tarfile.TarInfo(f"{number:06d}.jpg")
-            info.size = image_bytes
+            info.size = IMAGE_BYTES
             file.write(info.tobuf())
-            file.seek(-(-image_bytes // 512) * 512, 1)
+            file.seek(-(-IMAGE_BYTES // 512) * 512, 1)
         file.write(bytes(1024))
 
 
@@ -39,9 +42,9 @@ def resident_mb(field: str) -> float:
     raise RuntimeError(f"no {field} in /proc/self/status")
 
 
-def measure(path: Path, images_per_unit: int) -> dict[str, float]:
+def measure(path: Path) -> dict[str, float]:
     """Read the whole tar, holding one unit at a time, and say what that took."""
-    settings = InputSettings(format="webdataset", uri=str(path), images_per_unit=images_per_unit)
+    settings = InputSettings(format="webdataset", uri=str(path), images_per_unit=IMAGES_PER_UNIT)
     shard = Shard(path.name, str(path), path.stat().st_size)
     before_mb = resident_mb("VmRSS")
     num_images, num_bytes, largest_unit, started_s = 0, 0, 0, time.perf_counter()
@@ -59,16 +62,15 @@ def measure(path: Path, images_per_unit: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--size-mb", type=int, default=2048)
-    parser.add_argument("--image-kb", type=int, default=2000)
-    parser.add_argument("--images-per-unit", type=int, default=64)
-    arguments = parser.parse_args()
+    options, load_before = read_options(__doc__), load_now()
+    size_mb = 400 if options.quick else 2048
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.tar"
-        image_bytes = arguments.image_kb * 1024
-        write_sparse_tar(path, arguments.size_mb * 2**20 // image_bytes, image_bytes)
-        print(json.dumps({name: round(value, 2) for name, value in measure(path, arguments.images_per_unit).items()}))
+        write_sparse_tar(path, size_mb * 2**20 // IMAGE_BYTES)
+        figures = in_fresh_process(measure, path)
+    headers = ["images", "read, MB", "a unit, MB", "memory grew by, MB", "seconds"]
+    print_table(headers, [[f"{figures['images']:.0f}", *(f"{value:.1f}" for value in list(figures.values())[1:])]])
+    finish(options, figures, load_before)
 
 
 if __name__ == "__main__":
