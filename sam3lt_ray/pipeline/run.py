@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -12,33 +11,19 @@ from pathlib import Path
 from types import FrameType
 
 from sam3lt_ray.config.schema import Config, OnExists
-from sam3lt_ray.errors import RunMismatchError, Sam3ltError
+from sam3lt_ray.errors import RetryableRunError, RunMismatchError, Sam3ltError
 from sam3lt_ray.pipeline.actors import LabelJob
 from sam3lt_ray.pipeline.cluster import ActorResources, plan_actors, ray_session
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.passes import Pass
-from sam3lt_ray.pipeline.prepare import (
-    FIRST_LAYER,
-    PreparedRun,
-    describe_model,
-    prepare_run,
-    vocabulary_json,
-)
-from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, SessionTally, package_versions, summarize
+from sam3lt_ray.pipeline.prepare import FIRST_LAYER, PreparedRun, prepare_run
+from sam3lt_ray.pipeline.run_files import apply_policy, write_run_files
+from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, SessionTally, summarize
 from sam3lt_ray.progress import ProgressListener, SilentProgress
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.ledger import Ledger
-from sam3lt_ray.storage.run_directory import (
-    RUN_PATH,
-    VOCABULARY_PATH,
-    create_or_verify,
-    encode_json,
-    fix_precision,
-    refuse_differences,
-)
-from sam3lt_ray.storage.snapshot import write_snapshot
-from sam3lt_ray.storage.store import RunStore, probe_conditional_put
+from sam3lt_ray.storage.run_directory import fix_precision
 
 _MAX_NAMED_SHARDS = 3
 
@@ -73,16 +58,19 @@ def label_run(
     """
     listener = progress if progress is not None else SilentProgress()
     policy = on_exists or config.run.on_exists
-    prepared = prepare_run(config, base_dir, discard_existing=policy == "overwrite")
-    _apply_policy(prepared, policy)
-    with Lease(prepared.store) as lease:
-        lease.acquire(listener.message)
-        _write_run_files(prepared, listener, overwrite=policy == "overwrite")
-        _describe_start(prepared, listener)
-        try:
-            return _Session(prepared, listener, limit, load_engine, lease, verbose).run()
-        finally:
-            listener.finish()
+    try:
+        with _stop_on_signals():
+            prepared = prepare_run(config, base_dir, discard_existing=policy == "overwrite")
+            apply_policy(prepared, policy)
+            with Lease(prepared.store) as lease:
+                lease.acquire(listener.message)
+                write_run_files(prepared, listener, overwrite=policy == "overwrite")
+                _describe_start(prepared, listener)
+                return _Session(prepared, listener, limit, load_engine, lease, verbose).run()
+    except KeyboardInterrupt:
+        raise RetryableRunError("Stopped by a signal before anything was labeled.") from None
+    finally:
+        listener.finish()
 
 
 class _Session:
@@ -109,13 +97,18 @@ class _Session:
     def run(self) -> RunSummary:
         ledger = self._prepared.ledger()
         work = self._prepared.missing(ledger)
+        loose = self._prepared.config.input.format in ("folder", "manifest")
         self._listener.plan_known(
-            total_images=None, total_units=None, done_images=ledger.total_images(), done_units=ledger.total_units()
+            # Groups of loose files know their size; tars and Parquet files would have to be opened.
+            total_images=sum(len(shard.members) for shard in self._prepared.shards) if loose else None,
+            total_units=None,
+            done_images=ledger.total_images(),
+            done_units=ledger.total_units(),
         )
         if not work:
             return self._finish("done", "Nothing was missing.")
         try:
-            with _stop_on_signals(), ray_session(self._prepared.config.compute, verbose=self._verbose):
+            with ray_session(self._prepared.config.compute, verbose=self._verbose):
                 self._resources = plan_actors(self._prepared.config.compute)
                 fix_precision(self._prepared.store, self._precision(self._resources))
                 return self._sweep_until_complete(work)
@@ -218,55 +211,6 @@ class _Session:
             num_shards=len(self._prepared.shards),
             max_error_fraction=self._prepared.config.errors.max_error_fraction,
         )
-
-
-def _apply_policy(prepared: PreparedRun, policy: OnExists) -> None:
-    if policy == "overwrite":
-        return
-    if policy == "fail" and prepared.exists:
-        raise RunMismatchError(
-            f"{prepared.store.uri} holds a run already and run.on_exists is fail. Choose another run.output, or "
-            "--on-exists resume to continue it."
-        )
-    refuse_differences(prepared.store, prepared.differences)
-
-
-def _write_run_files(prepared: PreparedRun, listener: ProgressListener, *, overwrite: bool) -> None:
-    store = prepared.store
-    if overwrite:
-        _discard_run(store)
-    conditional_put = probe_conditional_put(store)
-    if not conditional_put:
-        listener.message(
-            f"The server behind {store.uri} ignores If-None-Match. There is still one file per unit, but two drivers "
-            "on this run would overwrite each other's; start only one."
-        )
-    content = {
-        "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "conditional_put": conditional_put,
-        "model": describe_model(prepared.checkpoint),
-        "packages": package_versions(),
-        "config": prepared.config.model_dump(mode="json"),
-    }
-    create_or_verify(store, prepared.identity, content)
-    # Written anew at each start: ids, names and prompts are the run's (that was checked), thresholds may be newer.
-    store.replace(VOCABULARY_PATH, encode_json(vocabulary_json(prepared.vocabulary)))
-    if prepared.new_shards:
-        write_snapshot(store, prepared.shards)
-
-
-def _discard_run(store: RunStore) -> None:
-    """Remove a run, its run.json last: a start that dies in between still finds a run to discard."""
-    if not store.exists(RUN_PATH) and any(not item.path.startswith("lease/") for item in store.list("")):
-        raise RunMismatchError(
-            f"{store.uri} is not a run directory (it has no {RUN_PATH}) but holds other files. Nothing was deleted. "
-            "Choose an empty place for run.output."
-        )
-    for item in list(store.list("")):
-        if not item.path.startswith("lease/") and item.path != RUN_PATH:
-            store.delete(item.path)
-    if store.exists(RUN_PATH):
-        store.delete(RUN_PATH)
 
 
 def _describe_start(prepared: PreparedRun, listener: ProgressListener) -> None:

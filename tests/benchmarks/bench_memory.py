@@ -26,7 +26,7 @@ from PIL import Image
 
 from sam3lt_ray.config.schema import Config
 from tests.benchmarks.measuring import UnitClock, finish, load_now, print_table, read_options
-from tests.benchmarks.process_memory import MemorySample, sample_memory
+from tests.benchmarks.processes import MemorySample, sample_memory
 from tests.standin import load_standin, write_tar
 
 IMAGES_PER_SHARD = 1000

@@ -129,7 +129,7 @@ def row(name: str, starts: Sequence[Start], needed_bytes: int) -> list[str]:
 def main() -> None:
     options, load_before = read_options(__doc__), load_now()
     os.environ.update(credential_environment())  # Ray's workers inherit it
-    images_per_shard, shares, turns = (200, (25,), 1) if options.quick else (1000, (10, 25, 50), 3)
+    images_per_shard, shares, turns = (200, (25,), 1) if options.quick else (1000, (10, 25, 50), 2)
     rows, figures = [], {}
 
     def note(name: str, starts: Sequence[Start], needed_bytes: int) -> None:

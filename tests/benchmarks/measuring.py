@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from sam3lt_ray.pipeline.summary import package_versions
 from sam3lt_ray.progress import SilentProgress
+from tests.benchmarks.processes import cpu_seconds
 
 T = TypeVar("T")
 
@@ -80,11 +81,17 @@ def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
 
 @dataclass
 class UnitClock(SilentProgress):
-    """When which units of a run were committed; seconds since 1970, as they are compared between processes."""
+    """When which units of a run were committed; seconds since 1970, as they are compared between processes.
+
+    Attributes:
+        units: Time and number of images of each.
+        cpu_s: CPU time at each of these moments, of this process and all that it started, Ray among them.
+    """
 
     started_at: float = field(default_factory=time.time)
     planned_at: float = 0.0
     units: list[tuple[float, int]] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
 
     def plan_known(
         self, *, total_images: int | None, total_units: int | None, done_images: int = 0, done_units: int = 0
@@ -93,16 +100,27 @@ class UnitClock(SilentProgress):
 
     def unit_done(self, *, images: int, errors: int, instances: int) -> None:
         self.units.append((time.time(), images))
+        self.cpu_s.append(cpu_seconds(os.getpid()))
 
 
-def steady_seconds_per_image(units: Sequence[tuple[float, int]], at_once: int = 1) -> float:
-    """From the end of the first units to the end of the last: neither start-up nor a cold first unit is in it.
+@dataclass(frozen=True)
+class Steady:
+    """Seconds per image, by the clock and of all CPUs together, without start-up and cold first units."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def steady_per_image(clock: UnitClock, at_once: int = 1) -> Steady:
+    """From the end of the first units to the end of the last.
 
     Args:
-        units: When each ended, and its number of images.
+        clock: What it has seen.
         at_once: Units in work at a time; that many ends are the beginning.
     """
-    return (units[-1][0] - units[at_once - 1][0]) / sum(images for _, images in units[at_once:])
+    images = sum(images for _, images in clock.units[at_once:])
+    wall_s = clock.units[-1][0] - clock.units[at_once - 1][0]
+    return Steady(wall_s / images, (clock.cpu_s[-1] - clock.cpu_s[at_once - 1]) / images)
 
 
 def machine() -> dict[str, Any]:

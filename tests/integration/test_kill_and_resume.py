@@ -125,15 +125,14 @@ def test_twenty_kills_leave_no_trace(tmp_path: Path, config_file: Path, ray_addr
 
 
 def test_ctrl_c_and_sigterm_stop_cleanly(tmp_path: Path, config_file: Path, ray_address: str) -> None:
+    store = open_store(str(tmp_path / "run"), StorageSettings())
     for number in (signal.SIGINT, signal.SIGTERM):
-        process = _start(config_file, ray_address, 0.05)
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("run/labels/*/*/*.parquet")) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        process = _start(config_file, ray_address, SECONDS_PER_IMAGE)
+        _wait_for_units(store, _count_units(store) + 1, process)
         process.send_signal(number)
         assert _finish(process) == 75
         summary = json.loads((tmp_path / "run" / "run_summary.json").read_text())
         assert summary["status"] == "interrupted"
         assert "same command" in summary["message"]
     assert _finish(_start(config_file, ray_address, 0.0)) == 0
-    assert_exact(open_store(str(tmp_path / "run"), StorageSettings()), SHARDS)
+    assert_exact(store, SHARDS)

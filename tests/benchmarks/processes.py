@@ -1,7 +1,9 @@
-"""Resident memory of a driver and its Ray processes, read from /proc."""
+"""Memory and CPU time of a driver and its Ray processes, read from /proc."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -53,13 +55,27 @@ def _part(command: str) -> Part:
     return "actor" if "SegmentActor" in command else "tasks"
 
 
+def cpu_seconds(driver_pid: int) -> float:
+    """CPU time so far of a process and its descendants, those that ended included."""
+    ticks = 0
+    for pid in _with_descendants(driver_pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            # utime, stime, and the same of children that were waited for
+            ticks += sum(int(field) for field in _stat_fields(Path(f"/proc/{pid}"))[11:15])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _stat_fields(process: Path) -> list[str]:
+    """From the third field on: the second, the name in brackets, may hold anything."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
+
+
 def _with_descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                # The name in brackets may hold anything; what follows its end is fixed.
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parent = int(_stat_fields(entry)[1])
             except (FileNotFoundError, ProcessLookupError):
                 continue
             children.setdefault(parent, []).append(int(entry.name))
