@@ -108,7 +108,8 @@ class _Session:
         if not work:
             return self._finish("done", "Nothing was missing.")
         try:
-            with ray_session(self._prepared.config.compute, verbose=self._verbose):
+            # Signals once more: joining Ray puts a handler of its own in place, which exits with the signal's number.
+            with ray_session(self._prepared.config.compute, verbose=self._verbose), _stop_on_signals():
                 self._resources = plan_actors(self._prepared.config.compute)
                 fix_precision(self._prepared.store, self._precision(self._resources))
                 return self._sweep_until_complete(work)
