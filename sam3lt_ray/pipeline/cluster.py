@@ -57,7 +57,8 @@ def ray_session(settings: ComputeSettings, *, verbose: bool = False) -> Iterator
         yield
         return
     level = logging.INFO if verbose else logging.ERROR
-    logging.getLogger("ray.data").setLevel(level)
+    # Ray Data reports every lost block with a traceback; what is missing is told at the end, with its reason.
+    logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.CRITICAL)
     with nullcontext() if verbose else quiet_native_stderr():
         _connect(settings.ray_address or os.environ.get("RAY_ADDRESS") or "local", level, log_to_driver=verbose)
         try:

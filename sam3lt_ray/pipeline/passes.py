@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
+from sam3lt_ray import errors
+from sam3lt_ray.errors import ConfigError, ImageError, RunError, Sam3ltError
 from sam3lt_ray.pipeline.actors import CommitTask, LabelJob, SegmentActor, UnitOutcome, outcomes
 from sam3lt_ray.pipeline.cluster import ActorResources
 from sam3lt_ray.pipeline.source import UnitSource
@@ -59,8 +62,11 @@ class Pass:
             num_cpus=_COMMIT_CPUS,
         )
         tables = committed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-        for table in cast("Iterator[pa.Table]", iter(tables)):
-            yield from outcomes(table)
+        try:
+            for table in cast("Iterator[pa.Table]", iter(tables)):
+                yield from outcomes(table)
+        except RayError as error:
+            raise _explain(error) from None
 
     def _label(self, dataset: Dataset) -> Dataset:
         retries = _CAREFUL_TASK_RETRIES if self.job.careful else _TASK_RETRIES
@@ -78,6 +84,16 @@ class Pass:
                 max_restarts=-1,
                 max_task_retries=retries,
             )
+
+
+def _explain(error: RayError) -> Sam3ltError:
+    """What an actor said when it could not start: Ray keeps of that exception only the text of its traceback."""
+    name, _, message = str(error).rpartition(f"{errors.__name__}.")[2].partition(": ")
+    kind = getattr(errors, name, None)
+    if isinstance(kind, type) and issubclass(kind, Sam3ltError) and not issubclass(kind, ImageError | ConfigError):
+        return kind(message.strip())
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return RunError(f"Ray gave up: {lines[-1].strip() if lines else type(error).__name__}")
 
 
 def _configure(context: DataContext) -> None:

@@ -120,7 +120,7 @@ def _encode(outputs: Any, size_hw: Size) -> int:
 
 def main() -> None:
     options, load_before = read_options(__doc__), load_now()
-    num_images = 2 if options.quick else 12
+    num_images = 2 if options.quick else 8
     prompts = [prompt.text for prompt in load_vocabulary("demo").prompts]
     loaded = load_both(resolve_checkpoint("demo"), prompts)
     torch.set_num_threads(THREADS)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from sam3lt_ray.config.schema import Config
-from sam3lt_ray.errors import RunMismatchError
+from sam3lt_ray.errors import CheckpointError, RunMismatchError
 from sam3lt_ray.pipeline.planning import plan_run
 from sam3lt_ray.pipeline.run import label_run
 from sam3lt_ray.storage.store import RunStore, open_store
@@ -17,6 +19,7 @@ from tests.run_checks import all_rows, assert_exact
 from tests.standin import HANGER_RED, KILLER_RED, load_poisoned, load_standin, plain_image, write_tar
 
 pytestmark = pytest.mark.usefixtures("local_ray")
+DEMO_CHECKPOINT = Path(__file__).parents[2] / "sam3lt_ray" / "demo" / "checkpoint"
 
 
 def _shard(path: Path, count: int, offset: int = 0) -> None:
@@ -162,6 +165,20 @@ def test_a_shard_that_vanishes_keeps_its_labels(tmp_path: Path) -> None:
     summary = label_run(config, load_engine=load_standin)
     assert (summary.status, summary.to_json()["images"]["total"]) == ("done", 10)
     assert plan_run(config).shards_vanished == 1
+
+
+def test_a_renamed_text_encoder_stops_the_job_by_name(tmp_path: Path) -> None:
+    _shard(tmp_path / "shards" / "a.tar", 3)
+    checkpoint = tmp_path / "renamed"
+    shutil.copytree(DEMO_CHECKPOINT, checkpoint)
+    weights = load_file(checkpoint / "model.safetensors")
+    renamed = {name.replace("text_encoder.", "text_enc."): value for name, value in weights.items()}
+    save_file(renamed, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    config = _config(tmp_path, model={"checkpoint": str(checkpoint)})
+    with pytest.raises(CheckpointError, match=r"93 missing .*text_encoder\.embeddings"):
+        label_run(config)
+    assert list(_store(config).list("labels")) == []
+    assert json.loads((tmp_path / "run" / "run_summary.json").read_text())["status"] == "failed"
 
 
 def test_the_config_in_run_json_is_the_resolved_one(tmp_path: Path) -> None:
