@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sam3lt_ray.errors import ImageError
 from sam3lt_ray.labels.rows import Provenance, UnitCounts, build_rows, count_rows, encode_unit_file
+from sam3lt_ray.pipeline.pass_marker import is_current
 from sam3lt_ray.records import ImageLabels, Unit
 from sam3lt_ray.stages.careful import CarefulLabeler
 from sam3lt_ray.stages.commit import UnitCommitter
@@ -24,7 +25,8 @@ from sam3lt_ray.storage.ledger import unit_path
 from sam3lt_ray.storage.store import RunStore
 from sam3lt_ray.vocabulary.labels import Vocabulary
 
-_EXIT_HUNG: Final = 70  # EX_SOFTWARE; the raylet reports it, Ray restarts the actor
+_EXIT_SOFTWARE: Final = 70  # EX_SOFTWARE of sysexits.h; Ray restarts the actor
+_ASK_EVERY_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class LabelJob:
         load_engine: Makes the engine with the vocabulary's prompts encoded; called once per actor process.
         careful: Label image by image and leave a note before each (see :mod:`sam3lt_ray.stages.careful`).
         image_timeout_s: A batch that takes longer ends the process; then the careful pass finds the image.
+        pass_id: The pass this belongs to; an actor that outlives it ends itself.
     """
 
     load_engine: Callable[[], Engine]
@@ -48,6 +51,7 @@ class LabelJob:
     loose_files: bool
     careful: bool
     image_timeout_s: float
+    pass_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class SegmentActor:
 
     def __init__(self, job: LabelJob) -> None:
         self._job = job
+        if not is_current(job.store, job.pass_id):
+            raise RuntimeError("The pass of this actor is over.")  # a failed start frees what the actor holds
         engine = job.load_engine()
         self._labeler = ImageLabeler(
             engine,
@@ -76,7 +82,7 @@ class SegmentActor:
             decode_threads=job.decode_threads,
         )
         self._careful = CarefulLabeler(self._labeler, job.store, job.layer)
-        self._watchdog = Watchdog(job.image_timeout_s)
+        self._watchdog = Watchdog(job.image_timeout_s, lambda: is_current(job.store, job.pass_id))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Label the units of a batch: rows of :mod:`sam3lt_ray.stages.unit_table` in, a row per label file out."""
@@ -137,13 +143,18 @@ def outcomes(table: pa.Table) -> list[UnitOutcome]:
 
 
 class Watchdog:
-    """Ends the process when nobody feeds it for too long: a hung decoder or kernel cannot be interrupted otherwise.
+    """Ends the process when it hangs, for a decoder or kernel cannot be interrupted, or when nobody wants it any more.
 
     Used as a context manager around a unit; ``feed`` starts the time anew.
+
+    Args:
+        timeout_s: Longest time between two feeds inside a unit.
+        is_wanted: Asked now and then between units.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, is_wanted: Callable[[], bool]) -> None:
         self._timeout_s = timeout_s
+        self._is_wanted = is_wanted
         self._deadline = float("inf")
         threading.Thread(target=self._watch, name="sam3lt-watchdog", daemon=True).start()
 
@@ -159,9 +170,19 @@ class Watchdog:
         self._deadline = float("inf")
 
     def _watch(self) -> None:
+        next_question = time.monotonic() + _ASK_EVERY_S
         while True:
             time.sleep(min(1.0, self._timeout_s / 4))
-            if time.monotonic() > self._deadline:
-                sys.stderr.write(f"no image was finished for {self._timeout_s:g} s; ending the process\n")
-                sys.stderr.flush()
-                os._exit(_EXIT_HUNG)
+            now = time.monotonic()
+            if now > self._deadline:
+                _end_process(f"no image was finished for {self._timeout_s:g} s")
+            if now > next_question and self._deadline == float("inf"):
+                next_question = now + _ASK_EVERY_S
+                if not self._is_wanted():
+                    _end_process("the pass is over")
+
+
+def _end_process(reason: str) -> None:
+    sys.stderr.write(f"{reason}; ending the process\n")
+    sys.stderr.flush()
+    os._exit(_EXIT_SOFTWARE)

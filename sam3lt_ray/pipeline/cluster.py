@@ -117,7 +117,8 @@ def _gpu_actors(settings: ComputeSettings, gpus: float, cpus: float) -> ActorRes
 def _cpu_actors(settings: ComputeSettings, cpus: float) -> ActorResources:
     """On a small machine one actor uses all cores; reading, decoding and committing are light beside the model."""
     free = max(1.0, cpus - _READ_AND_COMMIT_CPUS)
-    num_cpus = min(CPUS_PER_CPU_ACTOR, free) if settings.cpus_per_actor == "auto" else settings.cpus_per_actor
+    share = free if settings.actors == "auto" else free / settings.actors  # so that something is left to read with
+    num_cpus = min(CPUS_PER_CPU_ACTOR, share) if settings.cpus_per_actor == "auto" else settings.cpus_per_actor
     num_actors = max(1, int(free // num_cpus)) if settings.actors == "auto" else settings.actors
     threads = max(1, int(num_cpus), int(cpus // num_actors))
     return ActorResources(num_actors, num_cpus, 0.0, "cpu", threads, _decode_threads(settings, 1))

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 _READ_CPUS: Final = 0.5
 _COMMIT_CPUS: Final = 0.1
-# A unit is retried where it is on the way; what fails more often is left to the next pass. Without bounds Ray would
-# restart for ever an actor that an image kills.
-_TASK_RETRIES: Final = 1
-_CAREFUL_TASK_RETRIES: Final = 20  # two deaths per killing image, and a unit may hold several
+# What fails is left to the next pass, not retried in this one: without bounds Ray restarts an actor for ever that an
+# image kills, and every retry of a unit that kills its actor takes the units that wait for it along.
+_TASK_RETRIES: Final = 0
+_TASKS_IN_FLIGHT: Final = 2  # one at work, one waiting: what an actor's death takes with it
 _NO_PROGRESS_TIMEOUT_S: Final = 3600.0
 
 
@@ -69,7 +69,6 @@ class Pass:
             raise _explain(error) from None
 
     def _label(self, dataset: Dataset) -> Dataset:
-        retries = _CAREFUL_TASK_RETRIES if self.job.careful else _TASK_RETRIES
         with warnings.catch_warnings():
             # Ray 2.60 announces the end of free-form remote arguments but has no named ones for bounded retries yet.
             warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
@@ -78,11 +77,13 @@ class Pass:
                 fn_constructor_args=(self.job,),
                 batch_size=1,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(size=self.resources.num_actors),
+                compute=ActorPoolStrategy(
+                    size=self.resources.num_actors, max_tasks_in_flight_per_actor=_TASKS_IN_FLIGHT
+                ),
                 num_cpus=self.resources.num_cpus,
                 num_gpus=self.resources.num_gpus or None,
                 max_restarts=-1,
-                max_task_retries=retries,
+                max_task_retries=_TASK_RETRIES,
             )
 
 

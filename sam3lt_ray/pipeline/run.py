@@ -12,14 +12,16 @@ from types import FrameType
 
 from sam3lt_ray.config.schema import Config, OnExists
 from sam3lt_ray.errors import RetryableRunError, RunMismatchError, Sam3ltError
-from sam3lt_ray.pipeline.actors import LabelJob
+from sam3lt_ray.pipeline.actors import LabelJob, UnitOutcome
 from sam3lt_ray.pipeline.cluster import ActorResources, plan_actors, ray_session
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
+from sam3lt_ray.pipeline.pass_marker import marked_pass
 from sam3lt_ray.pipeline.passes import Pass
 from sam3lt_ray.pipeline.prepare import FIRST_LAYER, PreparedRun, prepare_run
 from sam3lt_ray.pipeline.run_files import apply_policy, write_run_files
 from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, SessionTally, summarize
 from sam3lt_ray.progress import ProgressListener, SilentProgress
+from sam3lt_ray.stages.careful import read_notes
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.ledger import Ledger
@@ -127,14 +129,17 @@ class _Session:
         while work:
             self._tally.passes += 1
             careful = self._tally.passes > 1 and self._tally.passes >= max_passes
-            before = self._tally.units
             if self._tally.passes > 1:
                 how = "image by image" if careful else "again"
                 self._listener.message(f"Pass {self._tally.passes}: {_count(work)} incomplete; trying {how}.")
+            before = self._tally.units, read_notes(self._prepared.store, FIRST_LAYER)
             if not self._sweep(work, careful=careful):
                 return self._finish("limited", f"Stopped after {self._tally.counts.images} images, as asked.")
             work = self._prepared.missing(self._prepared.ledger())
-            if self._tally.passes >= max_passes and self._tally.units == before:
+            # A careful pass that commits nothing may still have found out more about what kills its process: each death
+            # is noted, and two deaths exclude an image, so this ends.
+            after = self._tally.units, read_notes(self._prepared.store, FIRST_LAYER)
+            if self._tally.passes >= max_passes and after == before:
                 break
         if work:
             return self._finish("incomplete", self._describe_leftover(work))
@@ -143,7 +148,10 @@ class _Session:
     def _sweep(self, work: list[ShardWork], *, careful: bool) -> bool:
         """One pass; False when the limit of images is reached."""
         assert self._resources is not None
-        outcomes = Pass(self._reader(), work, self._job(careful), self._resources).run()
+        with marked_pass(self._prepared.store) as pass_id:
+            return self._consume(Pass(self._reader(), work, self._job(careful, pass_id), self._resources).run())
+
+    def _consume(self, outcomes: Iterator[UnitOutcome]) -> bool:
         for outcome in outcomes:
             self._tally.add(outcome)
             counts = outcome.counts
@@ -165,7 +173,7 @@ class _Session:
         config = self._prepared.config
         return MissingUnitReader(self._prepared.store, FIRST_LAYER, config.input, config.storage)
 
-    def _job(self, careful: bool) -> LabelJob:
+    def _job(self, careful: bool, pass_id: str) -> LabelJob:
         prepared, config, resources = self._prepared, self._prepared.config, self._resources
         assert resources is not None
         prompts = tuple(text for _, _, text in prepared.vocabulary.prompts)
@@ -181,6 +189,7 @@ class _Session:
             loose_files=config.input.format in ("folder", "manifest"),
             careful=careful,
             image_timeout_s=config.compute.image_timeout_s,
+            pass_id=pass_id,
         )
 
     def _describe_leftover(self, work: list[ShardWork]) -> str:

@@ -18,6 +18,7 @@ from sam3lt_ray.storage.run_directory import read_json, write_json
 from sam3lt_ray.storage.store import RunStore
 
 MAX_DEATHS: Final = 2
+ATTEMPTS_PREFIX: Final = "attempts"
 
 
 class CarefulLabeler:
@@ -41,7 +42,7 @@ class CarefulLabeler:
             unit: The unit.
             before_image: Called before each image, to feed a watchdog.
         """
-        path = f"attempts/{self._layer}/{shard_directory(unit.shard)}/{unit.range.first:010d}.json"
+        path = f"{ATTEMPTS_PREFIX}/{self._layer}/{shard_directory(unit.shard)}/{unit.range.first:010d}.json"
         deaths = self._deaths(path)
         results: list[ImageLabels | ImageError] = []
         for image in unit.images:
@@ -68,6 +69,11 @@ class CarefulLabeler:
         deaths = {int(index): int(count) for index, count in note["deaths"].items()}
         deaths[note["current"]] = deaths.get(note["current"], 0) + 1
         return deaths
+
+
+def read_notes(store: RunStore, layer: str) -> dict[str, bytes]:
+    """The notes that are left, by path: they change with every death that a careful pass sees."""
+    return {item.path: store.read(item.path) for item in store.list(f"{ATTEMPTS_PREFIX}/{layer}")}
 
 
 def _with_text_keys(deaths: dict[int, int]) -> dict[str, int]:

@@ -133,6 +133,7 @@ def test_a_changed_shard_is_refused_by_name(tmp_path: Path) -> None:
         label_run(_config(tmp_path), load_engine=load_standin)
 
 
+@pytest.mark.timeout(600)
 def test_images_that_kill_or_hang_the_worker_become_error_rows(tmp_path: Path) -> None:
     colors = [(i * 7 % 200, 40, 90) for i in range(24)]
     colors[5], colors[17] = (KILLER_RED, 0, 0), (HANGER_RED, 0, 0)
