@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from sam3lt_ray.config.schema import Config, OnExists
 from sam3lt_ray.errors import RetryableRunError, RunMismatchError, Sam3ltError
@@ -19,6 +16,7 @@ from sam3lt_ray.pipeline.pass_marker import marked_pass
 from sam3lt_ray.pipeline.passes import Pass
 from sam3lt_ray.pipeline.prepare import FIRST_LAYER, PreparedRun, prepare_run
 from sam3lt_ray.pipeline.run_files import apply_policy, write_run_files
+from sam3lt_ray.pipeline.signals import StopRequest
 from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, SessionTally, summarize
 from sam3lt_ray.progress import ProgressListener, SilentProgress
 from sam3lt_ray.stages.careful import read_notes
@@ -60,15 +58,16 @@ def label_run(
     """
     listener = progress if progress is not None else SilentProgress()
     policy = on_exists or config.run.on_exists
+    stop = StopRequest()
     try:
-        with _stop_on_signals():
+        with stop.listening():
             prepared = prepare_run(config, base_dir, discard_existing=policy == "overwrite")
             apply_policy(prepared, policy)
             with Lease(prepared.store) as lease:
                 lease.acquire(listener.message)
                 write_run_files(prepared, listener, overwrite=policy == "overwrite")
                 _describe_start(prepared, listener)
-                return _Session(prepared, listener, limit, load_engine, lease, verbose).run()
+                return _Session(prepared, listener, limit, load_engine, lease, stop, verbose).run()
     except KeyboardInterrupt:
         raise RetryableRunError("Stopped by a signal before anything was labeled.") from None
     finally:
@@ -85,6 +84,7 @@ class _Session:
         limit: int | None,
         load_engine: EngineFactory,
         lease: Lease,
+        stop: StopRequest,
         verbose: bool,
     ) -> None:
         self._prepared = prepared
@@ -92,6 +92,7 @@ class _Session:
         self._limit = limit
         self._load_engine = load_engine
         self._lease = lease
+        self._stop = stop
         self._verbose = verbose
         self._tally = SessionTally()
         self._resources: ActorResources | None = None
@@ -111,7 +112,7 @@ class _Session:
             return self._finish("done", "Nothing was missing.")
         try:
             # Signals once more: joining Ray puts a handler of its own in place, which exits with the signal's number.
-            with ray_session(self._prepared.config.compute, verbose=self._verbose), _stop_on_signals():
+            with ray_session(self._prepared.config.compute, verbose=self._verbose), self._stop.listening():
                 self._resources = plan_actors(self._prepared.config.compute)
                 fix_precision(self._prepared.store, self._precision(self._resources))
                 return self._sweep_until_complete(work)
@@ -154,6 +155,7 @@ class _Session:
     def _consume(self, outcomes: Iterator[UnitOutcome]) -> bool:
         for outcome in outcomes:
             self._tally.add(outcome)
+            self._stop.check()
             counts = outcome.counts
             self._listener.unit_done(images=counts.images, errors=counts.num_errors, instances=counts.num_instances)
             if self._lease.lost:
@@ -233,20 +235,3 @@ def _describe_start(prepared: PreparedRun, listener: ProgressListener) -> None:
 
 def _count(work: list[ShardWork]) -> str:
     return f"{len(work)} shard{'' if len(work) == 1 else 's'}"
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[None]:
-    """SIGTERM (a scheduler's way of asking) stops like Ctrl-C. Signals reach the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous: Callable[[int, FrameType | None], object] | int | None = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
