@@ -55,7 +55,8 @@ def encode_masks(
         return [_encode_by_strips(one, size_hw, threshold, columns_at_once) for one in probabilities]
     encoded: list[EncodedMask] = []
     for some in torch.split(probabilities, masks_at_once):
-        dense = functional.interpolate(some[:, None], size=size_hw, mode="bilinear", align_corners=False)[:, 0]
+        # Masks as channels, as in the post-processing: the other way round torch rounds differently in the last bit.
+        dense = functional.interpolate(some[None], size=size_hw, mode="bilinear", align_corners=False)[0]
         # One background pixel in front: then every run, also a first one of foreground, begins with a change.
         by_column = torch.zeros((len(some), 1 + width * height), dtype=torch.bool, device=logits.device)
         torch.unflatten(by_column[:, 1:], 1, (width, height)).copy_((dense > threshold).transpose(1, 2))
