@@ -45,6 +45,8 @@ def encode_masks(
     Returns:
         One entry per mask, in order.
     """
+    if len(logits) == 0:
+        return []
     height, width = size_hw
     if most_pixels is None:
         most_pixels = _MOST_PIXELS_CUDA if logits.device.type == "cuda" else _MOST_PIXELS_CPU

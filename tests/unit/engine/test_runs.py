@@ -63,7 +63,7 @@ def test_any_logits_at_any_size(
 ) -> None:
     """Up, down and sideways, several masks at a time or a few.
 
-    But for probabilities that are the threshold up to rounding: there the answer is the rounding of whoever computes it.
+    But for probabilities that are the threshold up to rounding: there the answer is the rounding of who computes it.
     """
     probabilities = torch.from_numpy(logits).sigmoid()[None]
     dense = torch.nn.functional.interpolate(probabilities, (height, width), mode="bilinear", align_corners=False)
