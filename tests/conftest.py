@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.servers.fixtures import (  # noqa: F401  (fixtures are found by their names in this module)
@@ -14,6 +16,11 @@ from tests.servers.fixtures import (  # noqa: F401  (fixtures are found by their
     seaweed,
     seaweed_bucket,
 )
+
+# The same examples every time, so that a failure is a change's own; HYPOTHESIS_PROFILE=explore looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("explore", derandomize=False)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 _UNIT_TESTS = Path(__file__).parent / "unit"
 _SERVERS = {"seaweed", "moto_process"}
