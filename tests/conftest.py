@@ -8,6 +8,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# Read when Triton is imported, which torch may do at any time: without a GPU its kernels run in its interpreter.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from tests.servers.fixtures import (  # noqa: F401  (fixtures are found by their names in this module)
     moto_bucket,
     moto_process,

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch.nn import functional
 
 from sam3lt_ray.engine.boxes import BoxGeometry, inverse_sigmoid, take_box_geometry, to_corners
 from sam3lt_ray.engine.devices import Placement
 from sam3lt_ray.engine.layers import (
     Affine,
     FeedForward,
-    LayerNorm,
-    attend,
     place,
-    take_affine,
     take_feed_forward,
     take_norm,
     take_perceptron,
 )
+from sam3lt_ray.engine.ops.box_attention import attend_boxes
+from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm
+from sam3lt_ray.engine.ops.token_attention import BASE_2, attend
+from sam3lt_ray.engine.pairs import Pairs
 from sam3lt_ray.engine.prompt_attention import PromptAttention, fold_prompts
 from sam3lt_ray.engine.text_bank import TextFeatures
 
@@ -29,7 +29,7 @@ _MOST_PRESENCE_LOGIT: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What the decoder says about n = P x B (prompt, image) pairs, prompt by prompt. All float32.
+    """What the decoder says about n (image, prompt) pairs. All float32.
 
     Attributes:
         queries: Normalised query features, [n, Q, C].
@@ -44,12 +44,11 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """One layer; position terms, key and value biases are folded as in the encoder.
+    """One layer; key and value biases are folded as in the encoder.
 
     Attributes:
         self_query_key: Query and key in one, [2 C, C].
-        vision_key_value: Key and value in one, [2 C, C].
-        vision_key_terms: What positions add to the keys, [N, C].
+        vision_query: With the scale of :func:`~sam3lt_ray.engine.ops.box_attention.attend_boxes`.
     """
 
     num_heads: int
@@ -60,8 +59,6 @@ class DecoderLayer:
     text: PromptAttention
     norm_after_text: LayerNorm
     vision_query: Affine
-    vision_key_value: torch.Tensor
-    vision_key_terms: torch.Tensor
     vision_out: Affine
     norm_after_vision: LayerNorm
     mlp: FeedForward
@@ -71,29 +68,32 @@ class DecoderLayer:
         """Self-attention of [n, Q + 1, C]."""
         query, key = self.self_query_key(hidden + positions).chunk(2, dim=-1)
         mixed = attend(query, key, self.self_value(hidden), self.num_heads)
-        return self.norm_after_self(hidden + self.self_out(mixed))
+        return add_norm(hidden, self.self_out(mixed), self.norm_after_self)[1]
 
     def meet_text(self, hidden: torch.Tensor, positions: torch.Tensor, text: PromptAttention) -> torch.Tensor:
-        """Cross-attention of [n, Q + 1, C] to the words; n is a multiple of the prompts in ``text``."""
-        queries = (hidden + positions).view(text.keys.shape[0], -1, hidden.shape[-1])
-        return self.norm_after_text(hidden + text(queries).view_as(hidden))
+        """Cross-attention of [n, Q + 1, C] to the words of n prompts."""
+        return add_norm(hidden, text(hidden + positions), self.norm_after_text)[1]
 
     def meet_image(
-        self, hidden: torch.Tensor, positions: torch.Tensor, memory: torch.Tensor, bias: torch.Tensor
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        bias: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
-        """Cross-attention of [n, Q + 1, C] to the image tokens [n, N, C], then the MLP."""
-        key, value = functional.linear(memory, self.vision_key_value).chunk(2, dim=-1)
-        key += self.vision_key_terms
-        mixed = attend(self.vision_query(hidden + positions), key, value, self.num_heads, bias)
-        hidden = self.norm_after_vision(hidden + self.vision_out(mixed))
-        return self.norm_after_mlp(hidden + self.mlp(hidden))
+        """Cross-attention of [n, Q + 1, C] to image tokens, keys and values [n, N, C], then the MLP."""
+        mixed = attend_boxes(self.vision_query(hidden + positions), key, value, *bias, self.num_heads)
+        hidden = add_norm(hidden, self.vision_out(mixed), self.norm_after_vision)[1]
+        return add_norm(hidden, self.mlp(hidden), self.norm_after_mlp)[1]
 
 
 class DetrDecoder:
     """All layers, with the vocabulary folded in.
 
     Up to its first look at the image the decoder knows only its own queries and the prompt: that much is computed here,
-    once per vocabulary, together with the first boxes' bias.
+    once per vocabulary, together with the first boxes' bias. And the image tokens stay what they are from layer to
+    layer: the keys and values of all layers are one product each.
 
     Attributes:
         num_queries: Candidates per prompt.
@@ -115,45 +115,48 @@ class DetrDecoder:
         placement: Placement,
     ) -> None:
         in_float32 = Placement(placement.device, torch.float32)
-        self._layers = tuple(_take_layer(layer, text, positions, placement) for layer in module.layers)
+        self._layers = tuple(_take_layer(layer, text, placement) for layer in module.layers)
+        attentions = [layer.vision_cross_attn for layer in module.layers]
+        self._keys = Affine(torch.cat([place(one.k_proj.weight, placement) for one in attentions]), None)
+        self._values = Affine(torch.cat([place(one.v_proj.weight, placement) for one in attentions]), None)
+        self._token_positions = place(positions, placement)
         self._geometry: BoxGeometry = take_box_geometry(module, grid_hw, placement)
         self._output_norm = take_norm(module.output_layer_norm, placement)
         self._box_head = take_perceptron(module.box_head, placement)
         self._presence_norm = take_norm(module.presence_layer_norm, placement)
         self._presence_head = take_perceptron(module.presence_head, placement)
-        self._dtype = placement.dtype
 
         queries = place(module.query_embed.weight, in_float32)
         self.num_queries: int = queries.shape[0]
         self._first_boxes = place(module.reference_points.weight, in_float32).sigmoid()[None]
-        first_positions = self._geometry.query_positions(self._first_boxes)
+        self._first_bias = self._geometry.attention_bias(self._first_boxes)
+        first_positions = take_box_geometry(module, grid_hw, in_float32).query_positions(self._first_boxes)
         self._first_positions = first_positions.to(placement.dtype)
-        self._first_bias = self._geometry.attention_bias(self._first_boxes, placement.dtype)
-        first = _take_layer(module.layers[0], text, positions, in_float32)
+        first = _take_layer(module.layers[0], text, in_float32)
         hidden = torch.cat([place(module.presence_token.weight, in_float32), queries])[None]
         hidden = first.meet_each_other(hidden, first_positions).expand(text.tokens.shape[0], -1, -1)
         self._start = first.meet_text(hidden, first_positions, first.text).to(placement.dtype)
 
-    def find(self, memory: torch.Tensor, prompts: slice) -> Candidates:
-        """Runs the decoder for some prompts of the vocabulary.
+    def find(self, memory: torch.Tensor, pairs: Pairs) -> Candidates:
+        """Runs the decoder.
 
         Args:
-            memory: Output of the encoder, [P, B, N, C].
-            prompts: Which ones these are.
+            memory: Output of the encoder, [n, N, C].
+            pairs: Which pairs these are.
         """
-        num_images = memory.shape[1]
-        by_pair = memory.flatten(0, 1)
-        hidden = self._start[prompts].repeat_interleave(num_images, dim=0)
-        boxes = self._first_boxes.expand(by_pair.shape[0], -1, -1)
+        keys = self._keys(memory + self._token_positions).chunk(len(self._layers), dim=-1)
+        values = self._values(memory).chunk(len(self._layers), dim=-1)
+        hidden = self._start[pairs.prompts]
+        boxes = self._first_boxes.expand(memory.shape[0], -1, -1)
         positions, bias = self._first_positions, self._first_bias
         normed = hidden[:, 1:].float()
         for number, layer in enumerate(self._layers):
             if number > 0:
-                positions = self._geometry.query_positions(boxes).to(self._dtype)
-                bias = self._geometry.attention_bias(boxes, self._dtype)
+                positions = self._geometry.query_positions(boxes)
+                bias = self._geometry.attention_bias(boxes)
                 hidden = layer.meet_each_other(hidden, positions)
-                hidden = layer.meet_text(hidden, positions, layer.text.select(prompts))
-            hidden = layer.meet_image(hidden, positions, by_pair, bias)
+                hidden = layer.meet_text(hidden, positions, layer.text.select(pairs.prompts))
+            hidden = layer.meet_image(hidden, positions, keys[number], values[number], bias)
             normed = self._output_norm.in_float32(hidden[:, 1:])
             boxes = (self._box_head(normed) + inverse_sigmoid(boxes)).sigmoid()
         presence = self._presence_head(self._presence_norm.in_float32(hidden[:, 0]))[:, 0]
@@ -161,11 +164,11 @@ class DetrDecoder:
         return Candidates(normed, to_corners(boxes), presence)
 
 
-def _take_layer(module: Any, text: TextFeatures, positions: torch.Tensor, placement: Placement) -> DecoderLayer:
+def _take_layer(module: Any, text: TextFeatures, placement: Placement) -> DecoderLayer:
     own, vision = module.self_attn, module.vision_cross_attn
     weight = [place(part.weight, placement, torch.float32) for part in (own.q_proj, own.k_proj)]
     query_bias = place(own.q_proj.bias, placement, torch.float32)
-    key_weight = place(vision.k_proj.weight, placement, torch.float32)
+    scale = vision.scaling * BASE_2
     return DecoderLayer(
         num_heads=own.num_attention_heads,
         self_query_key=Affine(
@@ -176,11 +179,10 @@ def _take_layer(module: Any, text: TextFeatures, positions: torch.Tensor, placem
         norm_after_self=take_norm(module.self_attn_layer_norm, placement),
         text=fold_prompts(module.text_cross_attn, text, placement),
         norm_after_text=take_norm(module.text_cross_attn_layer_norm, placement),
-        vision_query=take_affine(vision.q_proj, placement),
-        vision_key_value=place(
-            torch.cat([key_weight, place(vision.v_proj.weight, placement, torch.float32)]), placement
+        vision_query=Affine(
+            place(place(vision.q_proj.weight, placement, torch.float32) * scale, placement),
+            place(place(vision.q_proj.bias, placement, torch.float32) * scale, placement),
         ),
-        vision_key_terms=place(positions @ key_weight.t(), placement),
         vision_out=_out_with_value_bias(vision, placement),
         norm_after_vision=take_norm(module.vision_cross_attn_layer_norm, placement),
         mlp=take_feed_forward(module.mlp, placement),

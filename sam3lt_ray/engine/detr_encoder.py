@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from sam3lt_ray.engine.devices import Placement
 from sam3lt_ray.engine.layers import (
     Affine,
     FeedForward,
-    LayerNorm,
-    attend,
     place,
     take_feed_forward,
     take_norm,
 )
+from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm_place
+from sam3lt_ray.engine.ops.token_attention import BASE_2, attend_tokens
+from sam3lt_ray.engine.ops.word_attention import attend_words
+from sam3lt_ray.engine.pairs import Pairs
 from sam3lt_ray.engine.prompt_attention import PromptAttention, fold_prompts
 from sam3lt_ray.engine.text_bank import TextFeatures
 
@@ -26,18 +27,17 @@ from sam3lt_ray.engine.text_bank import TextFeatures
 class EncoderLayer:
     """One layer.
 
-    The positions do not change, so what the projections make of them is a constant that is added after the product:
-    W (x + p) = W x + W p. The key's bias is left out, a softmax over keys cannot see it; the value's bias has gone
-    through the output projection into its bias.
+    The key's bias is left out, a softmax over keys cannot see it; the value's bias has gone through the output
+    projection into its bias; the queries' scale is part of their weights.
 
     Attributes:
-        projection: Weight of query, key and value in one, [3 C, C].
-        position_terms: What positions and query bias add to queries and keys, [N, 2 C].
+        query_key: Of tokens with positions, C to 2 C.
+        value: Of tokens without, C to C.
     """
 
     norm_before_self: LayerNorm
-    projection: torch.Tensor
-    position_terms: torch.Tensor
+    query_key: Affine
+    value: Affine
     out: Affine
     num_heads: int
     norm_before_text: LayerNorm
@@ -45,13 +45,10 @@ class EncoderLayer:
     norm_before_mlp: LayerNorm
     mlp: FeedForward
 
-    def self_attention(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What is to be added to [batch, N, C] by self-attention."""
-        width = hidden.shape[-1]
-        projected = functional.linear(self.norm_before_self(hidden), self.projection)
-        projected[..., : 2 * width] += self.position_terms
-        query, key, value = projected.chunk(3, dim=-1)
-        return self.out(attend(query, key, value, self.num_heads))
+    def self_attention(self, normed: torch.Tensor, placed: torch.Tensor) -> torch.Tensor:
+        """What is to be added by self-attention, from normalised tokens without and with positions, [n, N, C]."""
+        query, key = self.query_key(placed).chunk(2, dim=-1)
+        return self.out(attend_tokens(query, key, self.value(normed), self.num_heads))
 
 
 class DetrEncoder:
@@ -65,51 +62,57 @@ class DetrEncoder:
     """
 
     def __init__(self, module: Any, text: TextFeatures, positions: torch.Tensor, placement: Placement) -> None:
-        self.layers = tuple(_take_layer(layer, text, positions, placement) for layer in module.layers)
+        self.layers = tuple(_take_layer(layer, text, placement) for layer in module.layers)
+        self._positions = positions
 
     def start(self, tokens: torch.Tensor) -> torch.Tensor:
         """The first self-attention, which has not met a prompt yet: once per image. [B, N, C] to [B, N, C]."""
-        return tokens + self.layers[0].self_attention(tokens)
+        first = self.layers[0]
+        _, normed, placed = add_norm_place(tokens, None, first.norm_before_self, self._positions)
+        return tokens + first.self_attention(normed, placed)
 
-    def ground(self, started: torch.Tensor, prompts: slice) -> torch.Tensor:
-        """Everything after :meth:`start`, for some prompts of the vocabulary.
+    def ground(self, started: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+        """Everything after :meth:`start`.
 
         Args:
-            started: [B, N, C]; left unchanged.
-            prompts: Which ones.
+            started: Of a batch of images, [B, N, C]; left unchanged.
+            pairs: Which of them meet which prompts.
 
         Returns:
-            [P, B, N, C], every image with every prompt.
+            [n, N, C].
         """
-        num_images, num_tokens, width = started.shape
-        first, *others = self.layers
-        # The first queries are the same for every prompt too: expanded, not repeated.
-        text = first.text.select(prompts)
-        num_prompts = text.keys.shape[0]
-        queries = first.norm_before_text(started).flatten(0, 1).expand(num_prompts, -1, -1)
-        hidden = text(queries).add_(started.flatten(0, 1))
-        hidden += first.mlp(first.norm_before_mlp(hidden))
-        for layer in others:
-            by_pair = hidden.view(num_prompts * num_images, num_tokens, width)
-            by_pair += layer.self_attention(by_pair)
-            hidden += layer.text.select(prompts)(layer.norm_before_text(hidden))
-            hidden += layer.mlp(layer.norm_before_mlp(hidden))
-        return hidden.view(num_prompts, num_images, num_tokens, width)
+        x, delta = started, None
+        for number, layer in enumerate(self.layers):
+            if number > 0:
+                x, normed, placed = add_norm_place(x, delta, layer.norm_before_self, self._positions)
+                delta = layer.self_attention(normed, placed)
+            x, normed = attend_words(x, delta, pairs, layer.norm_before_text, layer.text, layer.norm_before_mlp)
+            delta = layer.mlp(normed)
+        assert delta is not None  # there is at least one layer
+        return delta.add_(x)
 
 
-def _take_layer(module: Any, text: TextFeatures, positions: torch.Tensor, placement: Placement) -> EncoderLayer:
+def _take_layer(module: Any, text: TextFeatures, placement: Placement) -> EncoderLayer:
     attention = module.self_attn
-    parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-    weights = [place(part.weight, placement, torch.float32) for part in parts]
-    query_bias, value_bias, out_bias = (
-        place(part.bias, placement, torch.float32) for part in (attention.q_proj, attention.v_proj, attention.o_proj)
+    scale = attention.scaling * BASE_2
+    query_weight, key_weight, value_bias, out_weight, out_bias = (
+        place(tensor, placement, torch.float32)
+        for tensor in (
+            attention.q_proj.weight,
+            attention.k_proj.weight,
+            attention.v_proj.bias,
+            attention.o_proj.weight,
+            attention.o_proj.bias,
+        )
     )
-    out_weight = place(attention.o_proj.weight, placement, torch.float32)
-    terms = torch.cat([functional.linear(positions, weights[0], query_bias), positions @ weights[1].t()], dim=-1)
+    query_bias = place(attention.q_proj.bias, placement, torch.float32) * scale
     return EncoderLayer(
         norm_before_self=take_norm(module.layer_norm1, placement),
-        projection=place(torch.cat(weights), placement),
-        position_terms=place(terms, placement),
+        query_key=Affine(
+            place(torch.cat([query_weight * scale, key_weight]), placement),
+            place(torch.cat([query_bias, torch.zeros_like(query_bias)]), placement),
+        ),
+        value=Affine(place(attention.v_proj.weight, placement), None),
         out=Affine(place(out_weight, placement), place(out_bias + out_weight @ value_bias, placement)),
         num_heads=attention.num_attention_heads,
         norm_before_text=take_norm(module.layer_norm2, placement),

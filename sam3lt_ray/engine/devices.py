@@ -12,12 +12,13 @@ from sam3lt_ray.errors import UsageError
 Auto = Literal["auto"]
 
 _CPU_PAIRS: Final = 8  # more (image, prompt) pairs at once leave the caches
-_CUDA_MOST_PAIRS: Final = 128  # from here on a larger batch is no faster
+_CUDA_MOST_PAIRS: Final = 64  # from here on a larger batch is hardly faster
 _CUDA_MOST_IMAGES: Final = 8
-_CUDA_MEMORY_SHARE: Final = 0.4
-# Values held per image token and (image, prompt) pair at the fullest moment: features, Q, K, V, the inner layer of the
-# MLP, and the decoder's position bias of 8 heads x 201 queries.
-_VALUES_PER_TOKEN: Final = 256 * 6 + 2048 + 8 * 201 * 2
+_CUDA_MEMORY_SHARE: Final = 0.3  # for pairs, and the same again for images
+# Values held at the fullest moment for each token of an image: of a pair that is grounded (features, queries, keys,
+# values, the inner layer of the MLP), and of an image that is encoded (the same, four times as wide).
+_PAIR_VALUES_PER_TOKEN: Final = 5_000
+_IMAGE_VALUES_PER_TOKEN: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,6 @@ def choose_batches(
     placement: Placement,
     *,
     num_tokens: int,
-    num_prompts: int,
     images_per_batch: int | Auto,
     prompts_per_batch: int | Auto,
 ) -> tuple[int, int]:
@@ -71,20 +71,20 @@ def choose_batches(
     Args:
         placement: Where it runs.
         num_tokens: Tokens of one image in the DETR encoder.
-        num_prompts: Size of the vocabulary.
-        images_per_batch: Images encoded together; each meets each prompt of a batch, so memory grows with the product.
-        prompts_per_batch: Prompts that go through the DETR encoder and decoder together.
+        images_per_batch: Images that go through the vision encoder together.
+        prompts_per_batch: Pairs of a prompt with an image that go through the DETR encoder and decoder together.
 
     Returns:
         (images per batch, prompts per batch).
     """
     if placement.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(placement.device)
-        pair_bytes = num_tokens * _VALUES_PER_TOKEN * placement.dtype.itemsize
-        pairs = max(1, min(_CUDA_MOST_PAIRS, int(free * _CUDA_MEMORY_SHARE) // pair_bytes))
-        default_images = min(_CUDA_MOST_IMAGES, pairs)
+        tokens = int(free * _CUDA_MEMORY_SHARE) // (num_tokens * placement.dtype.itemsize)
+        pairs = max(1, min(_CUDA_MOST_PAIRS, tokens // _PAIR_VALUES_PER_TOKEN))
+        images = max(1, min(_CUDA_MOST_IMAGES, tokens // _IMAGE_VALUES_PER_TOKEN))
     else:
-        pairs, default_images = _CPU_PAIRS, 1
-    images = default_images if images_per_batch == "auto" else images_per_batch
-    prompts = max(1, pairs // images) if prompts_per_batch == "auto" else prompts_per_batch
-    return images, min(prompts, num_prompts)
+        pairs, images = _CPU_PAIRS, 1
+    return (
+        images if images_per_batch == "auto" else images_per_batch,
+        pairs if prompts_per_batch == "auto" else prompts_per_batch,
+    )

@@ -1,4 +1,4 @@
-"""Prompts against encoded images: encoder, decoder and scores for a batch of prompts at a time."""
+"""Prompts against encoded images: encoder, decoder and scores for a batch of pairs at a time."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import torch
 from sam3lt_ray.engine.detr_decoder import DetrDecoder
 from sam3lt_ray.engine.detr_encoder import DetrEncoder
 from sam3lt_ray.engine.devices import Placement
+from sam3lt_ray.engine.pairs import Pairs
 from sam3lt_ray.engine.scoring import Scoring
 from sam3lt_ray.engine.text_bank import TextFeatures
 
 
 @dataclass(frozen=True, slots=True)
 class GroundedPairs:
-    """All pairs of P prompts with B images.
+    """What is known of n (image, prompt) pairs.
 
     Attributes:
-        memory: Image tokens that have met the prompt, [P, B, N, C].
-        queries: Candidates' features, float32 [P, B, Q, C].
-        boxes_xyxy: Shares of the image, float32 [P, B, Q, 4].
-        scores: float32 [P, B, Q].
-        presence: float32 [P, B].
+        memory: Image tokens that have met the prompt, [n, N, C].
+        queries: Candidates' features, float32 [n, Q, C].
+        boxes_xyxy: Shares of the image, float32 [n, Q, 4].
+        scores: float32 [n, Q].
+        presence: float32 [n].
     """
 
     memory: torch.Tensor
@@ -57,16 +58,9 @@ class Grounding:
         """What is the same for every prompt: once per image. [B, N, C] to [B, N, C]."""
         return self._encoder.start(tokens)
 
-    def ground(self, started: torch.Tensor, prompts: slice) -> GroundedPairs:
-        """Grounds some prompts in the images of :meth:`start`."""
-        memory = self._encoder.ground(started, prompts)
-        candidates = self._decoder.find(memory, prompts)
-        scores = self._scoring(candidates.queries, candidates.presence, prompts)
-        shape = memory.shape[:2]
-        return GroundedPairs(
-            memory=memory,
-            queries=torch.unflatten(candidates.queries, 0, shape),
-            boxes_xyxy=torch.unflatten(candidates.boxes_xyxy, 0, shape),
-            scores=torch.unflatten(scores, 0, shape),
-            presence=torch.unflatten(candidates.presence, 0, shape),
-        )
+    def ground(self, started: torch.Tensor, pairs: Pairs) -> GroundedPairs:
+        """Grounds prompts in the images of :meth:`start`."""
+        memory = self._encoder.ground(started, pairs)
+        candidates = self._decoder.find(memory, pairs)
+        scores = self._scoring(candidates.queries, candidates.presence, pairs.prompts)
+        return GroundedPairs(memory, candidates.queries, candidates.boxes_xyxy, scores, candidates.presence)

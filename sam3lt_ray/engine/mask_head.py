@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from torch.nn import functional
 
 from sam3lt_ray.engine.devices import Placement
-from sam3lt_ray.engine.layers import Affine, LayerNorm, Perceptron, place, take_affine, take_norm
+from sam3lt_ray.engine.layers import Affine, Perceptron, channels_last, place, take_affine, take_norm
+from sam3lt_ray.engine.ops.normalization import LayerNorm
+from sam3lt_ray.engine.ops.upsampling import GroupNorm, interleave, mask_logits, norm_relu
 from sam3lt_ray.engine.prompt_attention import PromptAttention, fold_prompts
 from sam3lt_ray.engine.text_bank import TextFeatures
 
@@ -30,29 +33,15 @@ class UpsamplingStage:
     image_weight: torch.Tensor
     image_bias: torch.Tensor
     phase_weights: torch.Tensor
-    num_groups: int
-    norm_weight: torch.Tensor
-    norm_bias: torch.Tensor
-    norm_eps: float
+    norm: GroupNorm
 
     def image_part(self, fine: torch.Tensor) -> torch.Tensor:
         """Once per image: [B, C, 2h, 2w] to [B, C, 2h, 2w]."""
         return functional.conv2d(fine, self.image_weight, self.image_bias, padding=1)
 
-    def __call__(self, coarse: torch.Tensor, image_part: torch.Tensor) -> torch.Tensor:
-        """[n, C, h, w] and [n, C, 2h, 2w] to [n, C, 2h, 2w]; ``image_part`` is overwritten."""
-        count, width, height_in, width_in = coarse.shape
-        phases = torch.unflatten(functional.conv2d(coarse, self.phase_weights, padding=1), 1, (2, 2, width))
-        interleaved = image_part.view(count, width, height_in, 2, width_in, 2)
-        for row in (0, 1):
-            for column in (0, 1):
-                interleaved[:, :, :, row, :, column] += phases[
-                    :, row, column, :, row : row + height_in, column : column + width_in
-                ]
-        normed = functional.group_norm(
-            image_part.float(), self.num_groups, self.norm_weight, self.norm_bias, self.norm_eps
-        )
-        return functional.relu_(normed.to(coarse.dtype))
+    def phases(self, coarse: torch.Tensor) -> torch.Tensor:
+        """[n, C, h, w] to [n, 4 C, h + 1, w + 1]."""
+        return functional.conv2d(coarse, self.phase_weights, padding=1)
 
 
 class MaskHead:
@@ -75,35 +64,39 @@ class MaskHead:
         )
         self._embedder = _take_embedder(module, placement)
 
-    def image_parts(self, fine_features: list[torch.Tensor]) -> list[torch.Tensor]:
-        """What does not depend on the prompt, for :meth:`pixel_features`; fine features coarse to fine."""
+    def image_parts(self, fine_features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """What does not depend on the prompt, for :meth:`logits`; fine features coarse to fine."""
         return [stage.image_part(fine) for stage, fine in zip(self._stages, fine_features, strict=False)]
 
-    def pixel_features(
-        self, memory: torch.Tensor, prompts: torch.Tensor, image_parts: list[torch.Tensor]
+    def logits(
+        self,
+        memory: torch.Tensor,
+        prompts: torch.Tensor,
+        image_parts: Sequence[torch.Tensor],
+        images: torch.Tensor,
+        queries: torch.Tensor,
     ) -> torch.Tensor:
-        """Features at a quarter of the patch size.
+        """Mask logits at a quarter of the patch size, of k queries for each of n pairs.
 
         Args:
-            memory: Encoder output of n pairs, [n, N, C].
-            prompts: Their prompts, int64 [n].
-            image_parts: Of their images, one map per stage, [n, C, ...]; overwritten.
+            memory: Encoder output of the pairs, [n, N, C].
+            prompts: Their prompts, int [n].
+            image_parts: Of some images, one map per stage, [B, C, ...]; left unchanged.
+            images: Which of them belongs to which pair, int [n].
+            queries: Decoder queries, float32 [n, k, C].
 
         Returns:
-            [n, C, 4 h, 4 w].
+            float32 [n, k, 4 h, 4 w].
         """
         attended = memory + self._text.select(prompts)(self._norm(memory))
-        features = torch.unflatten(attended.transpose(1, 2), 2, self._grid_hw).contiguous()
-        for stage, image_part in zip(self._stages, image_parts, strict=False):
-            features = stage(features, image_part)
-        return features
-
-    def mask_logits(self, queries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        """Mask logits of some queries of one pair: [k, C] and [C, H, W] to float32 [k, H, W]."""
+        features = torch.unflatten(attended, 1, self._grid_hw).permute(0, 3, 1, 2)
+        stages = [*zip(self._stages, image_parts, strict=False)]
+        for number, (stage, image_part) in enumerate(stages):
+            summed = interleave(stage.phases(features), image_part, images, stage.norm)
+            if number + 1 < len(stages):
+                features = norm_relu(summed, stage.norm)
         embedded = self._embedder(queries)
-        weights, offset = embedded[:, :-1].to(features.dtype), embedded[:, -1:]
-        logits = weights @ features.flatten(1)
-        return torch.unflatten(logits.float() + offset, 1, features.shape[1:])
+        return mask_logits(summed, stage.norm, embedded[..., :-1].to(memory.dtype), embedded[..., -1])
 
 
 def _take_stage(conv: Any, norm: Any, placement: Placement) -> UpsamplingStage:
@@ -118,13 +111,15 @@ def _take_stage(conv: Any, norm: Any, placement: Placement) -> UpsamplingStage:
     phases = halves(weight, 2)  # [row parity, O, I, 2, 3]
     phases = halves(phases, 4).transpose(0, 1)  # [row parity, column parity, O, I, 2, 2]
     return UpsamplingStage(
-        image_weight=place(weight, placement),
+        image_weight=channels_last(place(weight, placement)),
         image_bias=place(conv.bias, placement),
-        phase_weights=place(phases.flatten(0, 2), placement).contiguous(),
-        num_groups=norm.num_groups,
-        norm_weight=place(norm.weight, placement, torch.float32),
-        norm_bias=place(norm.bias, placement, torch.float32),
-        norm_eps=norm.eps,
+        phase_weights=channels_last(place(phases.flatten(0, 2), placement)),
+        norm=GroupNorm(
+            norm.num_groups,
+            place(norm.weight, placement, torch.float32),
+            place(norm.bias, placement, torch.float32),
+            norm.eps,
+        ),
     )
 
 

@@ -38,8 +38,8 @@ class PromptAttention:
     values: torch.Tensor
     num_heads: int
 
-    def select(self, prompts: slice | torch.Tensor) -> PromptAttention:
-        """The same layer for some of the prompts."""
+    def select(self, prompts: torch.Tensor) -> PromptAttention:
+        """The same layer for the prompts of n pairs, int [n]."""
         return PromptAttention(self.keys[prompts], self.key_bias[prompts], self.values[prompts], self.num_heads)
 
     def __call__(self, queries: torch.Tensor) -> torch.Tensor:

@@ -37,19 +37,16 @@ class Scoring:
         self._directions = (projected @ module.query_proj.weight.detach().to(device))[..., None]
         self._offsets = (projected @ module.query_proj.bias.detach().to(device))[:, None, None]
 
-    def __call__(self, queries: torch.Tensor, presence: torch.Tensor, prompts: slice) -> torch.Tensor:
+    def __call__(self, queries: torch.Tensor, presence: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
         """Final scores in [0, 1].
 
         Args:
-            queries: Normalised query features of n = P x B pairs, prompt by prompt, float32 [n, Q, C].
+            queries: Normalised query features of n pairs, float32 [n, Q, C].
             presence: Probabilities, [n].
-            prompts: Which prompts these are.
+            prompts: Their prompts, int [n].
 
         Returns:
             float32 [n, Q].
         """
-        directions = self._directions[prompts]
-        by_prompt = queries.reshape(directions.shape[0], -1, queries.shape[-1])
-        logits = torch.baddbmm(self._offsets[prompts], by_prompt, directions)
-        logits = logits.clamp(-_MOST_LOGIT, _MOST_LOGIT).view(queries.shape[:2])
-        return logits.sigmoid() * presence[:, None]
+        logits = torch.baddbmm(self._offsets[prompts], queries, self._directions[prompts])[..., 0]
+        return logits.clamp(-_MOST_LOGIT, _MOST_LOGIT).sigmoid() * presence[:, None]

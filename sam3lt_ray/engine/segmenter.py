@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from sam3lt_ray.engine.busy_time import BusyTime
 from sam3lt_ray.engine.checkpoint import Checkpoint
 from sam3lt_ray.engine.devices import Placement, choose_batches, choose_placement
 from sam3lt_ray.engine.grounding import Grounding
-from sam3lt_ray.engine.image_batch import ImageBatch
+from sam3lt_ray.engine.image_batch import ImageBatch, ModelParts
 from sam3lt_ray.engine.loading import load_model
 from sam3lt_ray.engine.mask_head import MaskHead
 from sam3lt_ray.engine.text_bank import encode_prompts
@@ -23,6 +25,11 @@ from sam3lt_ray.engine.tokenizer import PromptTokenizer
 from sam3lt_ray.engine.vision import VisionEncoder
 from sam3lt_ray.errors import UsageError
 from sam3lt_ray.records import ImageDetections
+
+logger = logging.getLogger(__name__)
+
+_MASKS_AT_ONCE_CPU: Final = 2
+_MASKS_AT_ONCE_CUDA: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class EngineSettings:
         device: "auto", "cpu" or "cuda"; "auto" takes the first CUDA GPU if there is one.
         precision: "auto", "fp32" or "bf16"; "auto" is bf16 on a GPU that has it, otherwise fp32.
         images_per_batch: Images encoded together.
-        prompts_per_batch: Prompts grounded together; memory grows with images_per_batch x prompts_per_batch.
+        prompts_per_batch: Pairs of a prompt with an image that are grounded together.
         num_threads: CPU threads for torch, in the whole process; None: leave it as it is.
     """
 
@@ -48,6 +55,13 @@ class EngineSettings:
     num_threads: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Images that the device is at work on; for :meth:`Segmenter.collect`, once."""
+
+    batches: tuple[ImageBatch, ...]
+
+
 class Segmenter:
     """A model with its vocabulary, ready for images. Made by :meth:`load`.
 
@@ -56,29 +70,29 @@ class Segmenter:
         num_prompts: Size of the vocabulary.
         num_queries: The most instances it can find per image and prompt.
         images_per_batch: As settled on.
-        prompts_per_batch: As settled on.
+        prompts_per_batch: As settled on; halved where the device's memory turns out to be too small for it.
+        memory_halvings: How often that has happened.
     """
 
     def __init__(
         self,
-        vision: VisionEncoder,
-        grounding: Grounding,
-        mask_head: MaskHead,
+        parts: ModelParts,
         *,
         placement: Placement,
-        settings: EngineSettings,
         image_size: int,
-        num_prompts: int,
         images_per_batch: int,
         prompts_per_batch: int,
     ) -> None:
-        self._vision, self._grounding, self._mask_head = vision, grounding, mask_head
-        self._placement, self._settings = placement, settings
+        self._parts = parts
+        self._placement = placement
         self.image_size = image_size
-        self.num_prompts = num_prompts
-        self.num_queries = grounding.num_queries
+        self.num_prompts = parts.num_prompts
+        self.num_queries = parts.grounding.num_queries
         self.images_per_batch, self.prompts_per_batch = images_per_batch, prompts_per_batch
-        self._busy_s = 0.0
+        self.memory_halvings = 0
+        self._masks_at_once = _MASKS_AT_ONCE_CUDA if placement.device.type == "cuda" else _MASKS_AT_ONCE_CPU
+        self._last_batch: ImageBatch | None = None
+        self._busy = BusyTime(placement.device)
         self._lock = threading.Lock()
 
     @classmethod
@@ -111,18 +125,14 @@ class Segmenter:
         images_per_batch, prompts_per_batch = choose_batches(
             placement,
             num_tokens=vision.grid_hw[0] * vision.grid_hw[1],
-            num_prompts=len(prompts),
             images_per_batch=settings.images_per_batch,
             prompts_per_batch=settings.prompts_per_batch,
         )
+        parts = ModelParts(vision, grounding, mask_head, len(prompts), settings.score_floor, settings.mask_threshold)
         return cls(
-            vision,
-            grounding,
-            mask_head,
+            parts,
             placement=placement,
-            settings=settings,
             image_size=checkpoint.image_size,
-            num_prompts=len(prompts),
             images_per_batch=images_per_batch,
             prompts_per_batch=prompts_per_batch,
         )
@@ -139,13 +149,13 @@ class Segmenter:
 
     @property
     def busy_s(self) -> float:
-        """Seconds spent in :meth:`segment` so far; it returns only when the device has finished."""
-        return self._busy_s
+        """Seconds the device has worked so far, on what has been done."""
+        return self._busy.total_s
 
     def segment(
         self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]
     ) -> list[ImageDetections]:
-        """Finds every instance of every prompt. One call at a time; further threads wait.
+        """Finds every instance of every prompt: :meth:`submit` and :meth:`collect` in one.
 
         Args:
             pixels: RGB images squashed to the model's square, each uint8 [S, S, 3].
@@ -158,32 +168,81 @@ class Segmenter:
         Raises:
             ValueError: Wrong shape or dtype, or a different number of images and sizes.
         """
-        self._check(pixels, sizes_hw)
-        results: list[ImageDetections] = []
-        with self._lock, torch.inference_mode():
-            begin_s = time.perf_counter()
-            for start in range(0, len(pixels), self.images_per_batch):
-                some = slice(start, start + self.images_per_batch)
-                results += self._segment_batch(pixels[some], sizes_hw[some])
-            self._busy_s += time.perf_counter() - begin_s
-        return results
+        return self.collect(self.submit(pixels, sizes_hw))
 
-    def _segment_batch(
-        self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]
-    ) -> list[ImageDetections]:
-        batch = ImageBatch(
-            self._vision,
-            self._grounding,
-            self._mask_head,
-            torch.from_numpy(np.stack(pixels)).to(self._placement.device),
-            sizes_hw,
-            num_prompts=self.num_prompts,
-            score_floor=self._settings.score_floor,
-            mask_threshold=self._settings.mask_threshold,
+    def submit(self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]) -> Submission:
+        """Sets the device to work on images. Submit the next ones before collecting, and it is never idle.
+
+        One call at a time; further threads wait. Arguments and errors are those of :meth:`segment`.
+        """
+        self._check(pixels, sizes_hw)
+        with self._lock, torch.inference_mode():
+            some = [
+                slice(start, start + self.images_per_batch) for start in range(0, len(pixels), self.images_per_batch)
+            ]
+            return Submission(tuple(self._start_batch(pixels[one], sizes_hw[one]) for one in some))
+
+    def collect(self, submission: Submission) -> list[ImageDetections]:
+        """Waits for what :meth:`submit` has begun. One entry per image, in order."""
+        for batch in submission.batches:
+            batch.wait()  # without the lock: others may submit meanwhile
+        with self._lock, torch.inference_mode():
+            for batch in submission.batches:
+                self._settle(batch)
+        return [one for batch in submission.batches for one in batch.results()]
+
+    def _start_batch(self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]) -> ImageBatch:
+        batch = ImageBatch(self._parts, self._busy, pixels, sizes_hw, self._placement.device)
+        before, self._last_batch = self._last_batch, batch
+        first = 0
+        while first < batch.num_pairs:
+            last = min(first + self.prompts_per_batch, batch.num_pairs)
+            if self._fits(partial(batch.ground, first, last), self._halve_prompts):
+                first = last
+            if before is not None:  # its last masks are asked for now that the device has something to do meanwhile
+                self._settle(before)
+                before = None
+            self._settle(batch, but=1)
+        return batch
+
+    def _settle(self, batch: ImageBatch, but: int = 0) -> None:
+        while batch.num_unsettled > but:
+            self._fits(lambda: batch.settle(self._masks_at_once), self._halve_masks)
+
+    def _fits(self, work: Callable[[], None], halve: Callable[[], bool]) -> bool:
+        """Whether work was done; when the device's memory is too small, less is to be asked of it, if there is less.
+
+        Raises:
+            torch.OutOfMemoryError: Not even the least fits.
+        """
+        try:
+            work()
+        except torch.OutOfMemoryError:
+            if not halve():
+                raise
+            self.memory_halvings += 1
+            torch.cuda.empty_cache()
+            return False
+        return True
+
+    def _halve_prompts(self) -> bool:
+        if self.prompts_per_batch == 1:
+            return False
+        logger.warning(
+            "The memory of %s is too small for %d prompts at once; going on with %d. Set compute.prompts_per_batch to "
+            "that to begin with it.",
+            self.device,
+            self.prompts_per_batch,
+            self.prompts_per_batch // 2,
         )
-        for first in range(0, self.num_prompts, self.prompts_per_batch):
-            batch.add_prompts(slice(first, min(first + self.prompts_per_batch, self.num_prompts)))
-        return batch.results()
+        self.prompts_per_batch //= 2
+        return True
+
+    def _halve_masks(self) -> bool:
+        if self._masks_at_once == 1:
+            return False
+        self._masks_at_once //= 2
+        return True
 
     def _check(self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]) -> None:
         if len(pixels) != len(sizes_hw):

@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,8 +90,8 @@ class SegmentActor:
         return pa.Table.from_pylist([self._label(unit) for unit in table_to_units(table)])
 
     def _label(self, unit: Unit) -> dict[str, object]:
-        with self._watchdog:
-            results, timings = self._label_images(unit)
+        with self._watchdog.watching() as feed:
+            results, timings = self._label_images(unit, feed)
         rows = build_rows(unit, results, loose_files=self._job.loose_files)
         return {
             "shard": unit.shard,
@@ -100,13 +101,16 @@ class SegmentActor:
             "busy_s": timings.busy_s,
             "wait_s": timings.wait_s,
             "wall_s": timings.wall_s,
+            "memory_halvings": timings.memory_halvings,
         }
 
-    def _label_images(self, unit: Unit) -> tuple[list[ImageLabels | ImageError], LabelTimings]:
+    def _label_images(
+        self, unit: Unit, feed: Callable[[], None]
+    ) -> tuple[list[ImageLabels | ImageError], LabelTimings]:
         if not self._job.careful:
-            return self._labeler.label_unit(unit, after_batch=self._watchdog.feed)
+            return self._labeler.label_unit(unit, after_batch=feed)
         start = time.perf_counter()
-        results = self._careful.label_unit(unit, before_image=self._watchdog.feed)
+        results = self._careful.label_unit(unit, before_image=feed)
         wall_s = time.perf_counter() - start
         return results, LabelTimings(wall_s, 0.0, wall_s)
 
@@ -136,7 +140,7 @@ def outcomes(table: pa.Table) -> list[UnitOutcome]:
             created=row["created"],
             counts=UnitCounts.from_json(json.loads(row["counts"])),
             num_bytes=row["num_bytes"],
-            timings=LabelTimings(row["busy_s"], row["wait_s"], row["wall_s"]),
+            timings=LabelTimings(row["busy_s"], row["wait_s"], row["wall_s"], row["memory_halvings"]),
         )
         for row in table.to_pylist()
     ]
@@ -145,38 +149,40 @@ def outcomes(table: pa.Table) -> list[UnitOutcome]:
 class Watchdog:
     """Ends the process when it hangs, for a decoder or kernel cannot be interrupted, or when nobody wants it any more.
 
-    Used as a context manager around a unit; ``feed`` starts the time anew.
-
     Args:
-        timeout_s: Longest time between two feeds inside a unit.
+        timeout_s: Longest time between two signs of life of a unit.
         is_wanted: Asked now and then between units.
     """
 
     def __init__(self, timeout_s: float, is_wanted: Callable[[], bool]) -> None:
         self._timeout_s = timeout_s
         self._is_wanted = is_wanted
-        self._deadline = float("inf")
+        self._deadlines: dict[object, float] = {}  # one for each unit that is being labeled
         threading.Thread(target=self._watch, name="sam3lt-watchdog", daemon=True).start()
 
-    def feed(self) -> None:
-        """Something was finished; start the time anew."""
-        self._deadline = time.monotonic() + self._timeout_s
+    @contextmanager
+    def watching(self) -> Iterator[Callable[[], None]]:
+        """Watches one unit; gives the function that says something was finished, which starts the time anew."""
+        unit = object()
 
-    def __enter__(self) -> Watchdog:
-        self.feed()
-        return self
+        def feed() -> None:
+            self._deadlines[unit] = time.monotonic() + self._timeout_s
 
-    def __exit__(self, *_: object) -> None:
-        self._deadline = float("inf")
+        feed()
+        try:
+            yield feed
+        finally:
+            del self._deadlines[unit]
 
     def _watch(self) -> None:
         next_question = time.monotonic() + _ASK_EVERY_S
         while True:
             time.sleep(min(1.0, self._timeout_s / 4))
             now = time.monotonic()
-            if now > self._deadline:
+            deadlines = list(self._deadlines.values())
+            if any(now > deadline for deadline in deadlines):
                 _end_process(f"no image was finished for {self._timeout_s:g} s")
-            if now > next_question and self._deadline == float("inf"):
+            if now > next_question and not deadlines:
                 next_question = now + _ASK_EVERY_S
                 if not self._is_wanted():
                     _end_process("the pass is over")

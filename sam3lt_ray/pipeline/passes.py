@@ -32,7 +32,7 @@ _COMMIT_CPUS: Final = 0.1
 # What fails is left to the next pass, not retried in this one: without bounds Ray restarts an actor for ever that an
 # image kills, and every retry of a unit that kills its actor takes the units that wait for it along.
 _TASK_RETRIES: Final = 0
-_TASKS_IN_FLIGHT: Final = 2  # one at work, one waiting: what an actor's death takes with it
+_TASKS_IN_FLIGHT: Final = 2  # at work or waiting: what an actor's death takes with it
 _NO_PROGRESS_TIMEOUT_S: Final = 3600.0
 
 
@@ -78,7 +78,12 @@ class Pass:
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(
-                    size=self.resources.num_actors, max_tasks_in_flight_per_actor=_TASKS_IN_FLIGHT
+                    size=self.resources.num_actors,
+                    max_tasks_in_flight_per_actor=_TASKS_IN_FLIGHT,
+                    # On a GPU the next unit's images are decoded and its first ones computed while the last ones of
+                    # this unit are written down. A unit that is labeled carefully is labeled alone.
+                    enable_true_multi_threading=True,
+                    max_concurrent_calls_per_actor=1 if self.job.careful else self.resources.units_at_once,
                 ),
                 num_cpus=self.resources.num_cpus,
                 num_gpus=self.resources.num_gpus or None,

@@ -55,6 +55,7 @@ class SessionTally:
     bytes_written: int = 0
     busy_s: float = 0.0
     wait_s: float = 0.0
+    memory_halvings: int = 0
     passes: int = 0
     first_unit_started_at: float | None = None
     last_unit_at: float | None = None
@@ -69,6 +70,7 @@ class SessionTally:
         self.units += 1
         self.busy_s += outcome.timings.busy_s
         self.wait_s += outcome.timings.wait_s
+        self.memory_halvings += outcome.timings.memory_halvings
         if not outcome.created:
             self.units_found_committed += 1
             return
@@ -154,6 +156,7 @@ def summarize(
             "device": device,
             "actors": num_actors,
             "device_busy_share": round(tally.busy_s / (labeling_s * num_actors), 4) if labeling_s else None,
+            "memory_halvings": tally.memory_halvings,
             "waiting_for_images_share": round(tally.wait_s / (labeling_s * num_actors), 4) if labeling_s else None,
         },
         "versions": package_versions(),

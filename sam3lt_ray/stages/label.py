@@ -1,17 +1,19 @@
 """Stage 2, label: from a unit's compressed images to its label rows.
 
-Images are decoded in threads, ahead of the device, so that the device never waits for a JPEG. Whatever goes wrong with
+Images are decoded in threads, ahead of the device, and batches are submitted ahead of those whose results are read, so
+that the device waits neither for a JPEG nor for run lengths. Whatever goes wrong with
 one image ends as that image's error row; nothing that an image contains can cost its neighbours their labels.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,9 @@ from sam3lt_ray.records import EncodedImage, ImageDetections, ImageLabels, Insta
 from sam3lt_ray.vocabulary.labels import Vocabulary
 
 Pixels = npt.NDArray[np.uint8]
+
+# Two are enough: while the host looks at one batch's masks the device has the next one, and one more to begin with.
+_BATCHES_AHEAD: Final = 2
 
 
 class Engine(Protocol):
@@ -44,13 +49,25 @@ class Engine(Protocol):
         """Seconds the device has worked since the engine was made."""
         ...
 
-    def segment(self, pixels: Sequence[Pixels], sizes_hw: Sequence[tuple[int, int]]) -> list[ImageDetections]:
-        """Label prepared images.
+    @property
+    def memory_halvings(self) -> int:
+        """How often less was asked of the device at once because its memory was too small."""
+        ...
+
+    def submit(self, pixels: Sequence[Pixels], sizes_hw: Sequence[tuple[int, int]]) -> Any:
+        """Set the device to work on prepared images.
 
         Args:
             pixels: uint8[image_size, image_size, 3] each, RGB.
             sizes_hw: (height, width) of the original images; masks and boxes come at these sizes.
+
+        Returns:
+            What :meth:`collect` wants.
         """
+        ...
+
+    def collect(self, submission: Any) -> list[ImageDetections]:
+        """Wait for what was submitted; one entry per image, in order."""
         ...
 
 
@@ -64,11 +81,29 @@ class PreparedImage:
 
 @dataclass(frozen=True, slots=True)
 class LabelTimings:
-    """Seconds spent on a unit: device, waiting for decoding, and all in all."""
+    """What a unit took.
+
+    Attributes:
+        busy_s: Seconds of the device. Where several units are labeled at a time, what it did since one of them last
+            said so; the sum is right.
+        wait_s: Seconds of waiting for images to be decoded.
+        wall_s: Seconds all in all.
+        memory_halvings: See :attr:`Engine.memory_halvings`; shared between units like the device's seconds.
+    """
 
     busy_s: float
     wait_s: float
     wall_s: float
+    memory_halvings: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    """A batch that the engine has, or the exception with which it refused it."""
+
+    batch: Sequence[PreparedImage | ImageError]
+    submission: Any
+    refusal: Exception | None
 
 
 class ImageLabeler:
@@ -92,29 +127,34 @@ class ImageLabeler:
         self._max_pixels = max_pixels
         self._decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="sam3lt-decode")
         self._lookahead = decode_threads + 2 * engine.images_per_batch
+        self._report_lock = threading.Lock()
+        self._reported = (engine.busy_s, engine.memory_halvings)
 
     def label_unit(
         self, unit: Unit, after_batch: Callable[[], None] = lambda: None
     ) -> tuple[list[ImageLabels | ImageError], LabelTimings]:
-        """Label all images of a unit; one result per image, in order.
+        """Label all images of a unit; one result per image, in order. Units may be labeled in several threads at once.
 
         Args:
             unit: The unit.
             after_batch: Called after each batch, to feed a watchdog.
         """
-        start, busy_before, wait_s = time.perf_counter(), self._engine.busy_s, 0.0
+        start, wait_s = time.perf_counter(), 0.0
         results: list[ImageLabels | ImageError] = []
         prepared = self._prepare_ahead(unit.images)
+        submitted: deque[_Submitted] = deque()
         while True:
             waited = time.perf_counter()
             batch = [item for _, item in zip(range(self._engine.images_per_batch), prepared, strict=False)]
             wait_s += time.perf_counter() - waited
-            if not batch:
+            if batch:
+                submitted.append(self._submit(batch))
+            if len(submitted) > (_BATCHES_AHEAD if batch else 0):
+                results += self._collect(submitted.popleft())
+                after_batch()
+            elif not batch:
                 break
-            results.extend(self.label_prepared(batch))
-            after_batch()
-        timings = LabelTimings(self._engine.busy_s - busy_before, wait_s, time.perf_counter() - start)
-        return results, timings
+        return results, self._timings(start, wait_s)
 
     def label_image(self, image: EncodedImage) -> ImageLabels | ImageError:
         """Label one image alone, in the calling thread."""
@@ -136,20 +176,41 @@ class ImageLabeler:
 
     def label_prepared(self, batch: Sequence[PreparedImage | ImageError]) -> list[ImageLabels | ImageError]:
         """Label what could be prepared of a batch and pass the errors through, in order."""
-        good = [item for item in batch if isinstance(item, PreparedImage)]
-        labeled = iter(self._segment(good))
-        return [next(labeled) if isinstance(item, PreparedImage) else item for item in batch]
+        return self._collect(self._submit(batch))
 
-    def _segment(self, batch: Sequence[PreparedImage]) -> list[ImageLabels | ImageError]:
-        if not batch:
-            return []
+    def _submit(self, batch: Sequence[PreparedImage | ImageError]) -> _Submitted:
+        good = [item for item in batch if isinstance(item, PreparedImage)]
+        if not good:
+            return _Submitted(batch, None, None)
         try:
-            detections = self._engine.segment([item.pixels for item in batch], [item.size_hw for item in batch])
+            submission = self._engine.submit([item.pixels for item in good], [item.size_hw for item in good])
+        except Exception as error:  # whatever the engine meets: see _collect
+            return _Submitted(batch, None, error)
+        return _Submitted(batch, submission, None)
+
+    def _collect(self, submitted: _Submitted) -> list[ImageLabels | ImageError]:
+        good = [item for item in submitted.batch if isinstance(item, PreparedImage)]
+        try:
+            if submitted.refusal is not None:
+                raise submitted.refusal
+            found = self._engine.collect(submitted.submission) if good else []
         except Exception as error:  # whatever the engine meets: find out whose fault it is, one by one
-            if len(batch) > 1:
-                return [self._segment([item])[0] for item in batch]
-            return [_engine_failure(error, batch[0].size_hw)]
-        return [self._join_prompts(found, item.size_hw) for found, item in zip(detections, batch, strict=True)]
+            if len(good) > 1:
+                alone = iter([self.label_prepared([item])[0] for item in good])
+            else:
+                alone = iter([_engine_failure(error, good[0].size_hw)])
+            return [next(alone) if isinstance(item, PreparedImage) else item for item in submitted.batch]
+        labels = (self._join_prompts(one, item.size_hw) for one, item in zip(found, good, strict=True))
+        return [next(labels) if isinstance(item, PreparedImage) else item for item in submitted.batch]
+
+    def _timings(self, start: float, wait_s: float) -> LabelTimings:
+        with self._report_lock:
+            busy_s, halvings = self._engine.busy_s, self._engine.memory_halvings
+            reported_s, reported_halvings = self._reported
+            self._reported = busy_s, halvings
+        return LabelTimings(
+            busy_s - reported_s, wait_s, time.perf_counter() - start, memory_halvings=halvings - reported_halvings
+        )
 
     def _join_prompts(self, found: ImageDetections, size_hw: tuple[int, int]) -> ImageLabels:
         presence = np.zeros(len(self._labels), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from sam3lt_ray.engine.detr_encoder import DetrEncoder
 from sam3lt_ray.engine.devices import Placement
 from sam3lt_ray.engine.loading import load_model
 from sam3lt_ray.engine.mask_head import MaskHead
+from sam3lt_ray.engine.ops.token_attention import BASE_2
+from sam3lt_ray.engine.pairs import Pairs, make_pairs
 from sam3lt_ray.engine.prompt_attention import fold_prompts
 from sam3lt_ray.engine.scoring import Scoring
 from sam3lt_ray.engine.text_bank import TextFeatures, encode_prompts
@@ -25,7 +28,6 @@ from tests.checkpoints import PROMPTS
 from tests.engine_reference import random_checkpoints, smooth_image  # noqa: F401  (one is a fixture)
 
 PLACEMENT = Placement(torch.device("cpu"), torch.float32)
-EVERYTHING = slice(0, len(PROMPTS))
 
 
 class Parts:
@@ -92,6 +94,11 @@ def test_vision_features(parts: Parts) -> None:
         close(found, expected)
 
 
+def all_pairs(num_images: int, prompts: Sequence[int] = range(len(PROMPTS))) -> Pairs:
+    image_prompt = [(image, prompt) for image in range(num_images) for prompt in prompts]
+    return make_pairs(np.array(image_prompt, np.int32), PLACEMENT.device)
+
+
 def test_folded_prompt_attention(parts: Parts) -> None:
     module = parts.model.detr_encoder.layers[1].cross_attn
     queries = torch.randn(len(PROMPTS), 9, 32, generator=torch.Generator().manual_seed(0))
@@ -113,11 +120,12 @@ def test_encoder_with_shared_first_attention(parts: Parts) -> None:
     encoder = DetrEncoder(parts.model.detr_encoder, parts.text, parts.vision.positions, PLACEMENT)
     started = encoder.start(parts.features.tokens)
     before = started.clone()
-    memory = encoder.ground(started, EVERYTHING)
+    memory = encoder.ground(started, all_pairs(2))
     assert torch.equal(started, before)
     for image in (0, 1):
         for prompt in range(len(PROMPTS)):
-            close(memory[prompt, image], parts.plain_memory(image, prompt).last_hidden_state[0], 1e-4)
+            found = memory[image * len(PROMPTS) + prompt]
+            close(found, parts.plain_memory(image, prompt).last_hidden_state[0], 1e-4)
 
 
 def test_decoder_with_its_beginning_computed_once(parts: Parts) -> None:
@@ -128,7 +136,8 @@ def test_decoder_with_its_beginning_computed_once(parts: Parts) -> None:
         plain = [parts.plain_memory(image, prompt) for image in (0, 1)]
         memory = torch.cat([one.last_hidden_state for one in plain])
         rows = slice(prompt, prompt + 1)
-        found = decoder.find(memory[None], rows)
+        pairs = all_pairs(2, [prompt])
+        found = decoder.find(memory, pairs)
         expected = module(
             vision_features=memory,
             text_features=parts.full_text[rows].expand(2, -1, -1),
@@ -143,7 +152,7 @@ def test_decoder_with_its_beginning_computed_once(parts: Parts) -> None:
             queries[None], parts.full_text[rows].expand(2, -1, -1), parts.mask[rows].expand(2, -1)
         )
         scores = logits[0, ..., 0].sigmoid() * expected.presence_logits[-1].sigmoid()
-        close(scoring(found.queries, found.presence, rows), scores)
+        close(scoring(found.queries, found.presence, pairs.prompts), scores)
 
 
 def test_box_bias_and_positions(parts: Parts) -> None:
@@ -151,7 +160,8 @@ def test_box_bias_and_positions(parts: Parts) -> None:
     geometry = take_box_geometry(module, (5, 8), PLACEMENT)
     boxes = torch.rand(3, 10, 4, generator=torch.Generator().manual_seed(1))
     expected = functional.pad(module._get_rpb_matrix(boxes, (5, 8)), (0, 0, 1, 0))
-    close(geometry.attention_bias(boxes, torch.float32), expected)
+    by_row, by_column = geometry.attention_bias(boxes)
+    close((by_row[..., :, None] + by_column[..., None, :]).flatten(-2) / BASE_2, expected)
     positions = module.ref_point_head(module.position_encoding.encode_boxes(boxes))
     close(geometry.query_positions(boxes), functional.pad(positions, (0, 0, 1, 0)))
 
@@ -159,18 +169,23 @@ def test_box_bias_and_positions(parts: Parts) -> None:
 def test_mask_head_with_phases_and_shared_image_parts(parts: Parts) -> None:
     module = parts.model.mask_decoder
     head = MaskHead(module, parts.text, parts.vision.grid_hw, PLACEMENT)
-    queries = torch.randn(2, 10, 32, generator=torch.Generator().manual_seed(2))
-    prompts = torch.tensor([3, 5])
-    plain = [parts.plain_memory(0, int(prompt)).last_hidden_state for prompt in prompts]
-    image_parts = head.image_parts(parts.vision.fine_features(parts.features.backbone[:1]))
-    features = head.pixel_features(torch.cat(plain), prompts, [part.repeat(2, 1, 1, 1) for part in image_parts])
-    for row, prompt in enumerate(prompts.tolist()):
+    queries = torch.randn(3, 10, 32, generator=torch.Generator().manual_seed(2))
+    pairs = [(1, 3), (0, 5), (1, 6)]  # (image, prompt)
+    kept = torch.tensor([1, 4, 7])
+    plain = [parts.plain_memory(*pair).last_hidden_state for pair in pairs]
+    found = head.logits(
+        torch.cat(plain),
+        torch.tensor([prompt for _, prompt in pairs]),
+        head.image_parts(parts.vision.fine_features(parts.features.backbone)),
+        torch.tensor([image for image, _ in pairs]),
+        queries[:, kept],
+    )
+    for row, (image, prompt) in enumerate(pairs):
         expected = module(
             decoder_queries=queries[row : row + 1],
-            backbone_features=[level[:1] for level in parts.plain_vision.fpn_hidden_states[:-1]],
+            backbone_features=[level[image : image + 1] for level in parts.plain_vision.fpn_hidden_states[:-1]],
             encoder_hidden_states=plain[row],
             prompt_features=parts.full_text[prompt : prompt + 1],
             prompt_mask=parts.mask[prompt : prompt + 1].bool(),
         )
-        kept = torch.tensor([1, 4, 7])
-        close(head.mask_logits(queries[row, kept], features[row]), expected.pred_masks[0, kept], 2e-4)
+        close(found[row], expected.pred_masks[0, kept], 2e-4)

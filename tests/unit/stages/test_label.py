@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -86,12 +87,12 @@ def test_decoding_runs_ahead_but_not_far() -> None:
     decoded: list[int] = []
 
     class Watching(StandInEngine):
-        def segment(
+        def submit(
             self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]
         ) -> list[ImageDetections]:
             ahead.append(len(decoded) - labeled[0])
             labeled[0] += len(pixels)
-            return super().segment(pixels, sizes_hw)
+            return super().submit(pixels, sizes_hw)
 
     ahead: list[int] = []
     labeled = [0]
@@ -102,3 +103,30 @@ def test_decoding_runs_ahead_but_not_far() -> None:
     assert labeled[0] == 60
     in_the_batch, waiting = Watching.images_per_batch, 2 + 2 * Watching.images_per_batch
     assert max(ahead) <= in_the_batch + waiting
+
+
+def test_batches_are_submitted_before_results_are_read() -> None:
+    order: list[str] = []
+
+    class Recording(StandInEngine):
+        def submit(
+            self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]
+        ) -> list[ImageDetections]:
+            order.append("submit")
+            return super().submit(pixels, sizes_hw)
+
+        def collect(self, submission: list[ImageDetections]) -> list[ImageDetections]:
+            order.append("collect")
+            return super().collect(submission)
+
+    _labeler(Recording(3)).label_unit(_unit([EncodedImage(i, f"{i}.png", plain_image((i, 0, 0))) for i in range(17)]))
+    assert order == ["submit"] * 3 + ["collect", "submit"] * 2 + ["collect"] * 3
+
+
+def test_the_devices_time_is_reported_once_by_units_labeled_side_by_side() -> None:
+    engine = StandInEngine(3, seconds_per_image=0.001)
+    labeler = _labeler(engine)
+    units = [_unit([EncodedImage(i, f"{i}.png", plain_image((i, n, 0))) for i in range(9)]) for n in range(4)]
+    with ThreadPoolExecutor(2) as pool:
+        timings = [timing for _, timing in pool.map(labeler.label_unit, units)]
+    assert sum(timing.busy_s for timing in timings) == pytest.approx(engine.busy_s)

@@ -1,0 +1,138 @@
+"""The decoder's look at the image: the bias that boxes cause, and attention with it in its factored form."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from sam3lt_ray.engine.kernels.token_attention import exp2
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _box_bias(
+    boxes_ptr, first_weight_ptr, first_bias_ptr, second_weight_ptr, second_bias_ptr, out_ptr, num_rows,
+    AXIS: tl.constexpr, SIZE: tl.constexpr, NUM_QUERIES: tl.constexpr, HIDDEN: tl.constexpr, HEADS: tl.constexpr,
+    ROWS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    valid = rows < num_rows
+    position, box = rows % SIZE, rows // SIZE
+    query, pair = box % NUM_QUERIES, box // NUM_QUERIES
+    center = tl.load(boxes_ptr + box * 4 + AXIS, mask=valid, other=0.0)
+    half = 0.5 * tl.load(boxes_ptr + box * 4 + AXIS + 2, mask=valid, other=0.0)
+    here = position.to(tl.float32) / SIZE
+    near, far = (here - (center - half)) * 8, (here - (center + half)) * 8
+    near = tl.where(near < 0, -1.0, 1.0) * tl.log2(tl.abs(near) + 1) / 3  # log2(8)
+    far = tl.where(far < 0, -1.0, 1.0) * tl.log2(tl.abs(far) + 1) / 3
+    heads = tl.arange(0, 16)
+    is_head = heads < HEADS
+    bias = tl.zeros([ROWS, 16], tl.float32)
+    for start in range(0, HIDDEN, CHUNK):
+        units = start + tl.arange(0, CHUNK)
+        weight_near, weight_far = tl.load(first_weight_ptr + units * 2), tl.load(first_weight_ptr + units * 2 + 1)
+        hidden = near[:, None] * weight_near[None, :] + far[:, None] * weight_far[None, :]
+        hidden = tl.maximum(hidden + tl.load(first_bias_ptr + units)[None, :], 0.0)
+        second = tl.load(second_weight_ptr + heads[None, :] * HIDDEN + units[:, None], mask=is_head[None, :], other=0.0)
+        bias = tl.dot(hidden, second, bias, input_precision="tf32")
+    bias = (bias + tl.load(second_bias_ptr + heads, mask=is_head, other=0.0)[None, :]) * 1.4426950408889634
+    at = ((pair[:, None] * HEADS + heads[None, :]) * (NUM_QUERIES + 1) + query[:, None] + 1) * SIZE + position[:, None]
+    tl.store(out_ptr + at, bias, mask=valid[:, None] & is_head[None, :])
+
+
+def box_bias(
+    boxes_cxcywh: torch.Tensor,
+    axis: int,
+    size: int,
+    first: tuple[torch.Tensor, torch.Tensor],
+    second: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """See :func:`sam3lt_ray.engine.ops.box_attention.box_bias`; layers come as (weight, bias)."""
+    num_pairs, num_queries, _ = boxes_cxcywh.shape
+    heads, hidden = second[0].shape
+    out = torch.zeros((num_pairs, heads, num_queries + 1, size), dtype=torch.float32, device=boxes_cxcywh.device)
+    num_rows = num_pairs * num_queries * size
+    _box_bias[(triton.cdiv(num_rows, 128),)](
+        boxes_cxcywh, *first, *second, out, num_rows, axis, size, num_queries, hidden, heads, 128, 32, num_warps=4
+    )
+    return out
+
+
+@triton.jit
+def _attend(
+    query_ptr, key_ptr, value_ptr, by_row_ptr, by_column_ptr, out_ptr,
+    KEY_STRIDE: tl.constexpr, VALUE_STRIDE: tl.constexpr, BIAS_STRIDE: tl.constexpr,
+    NUM_QUERIES: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, NUM_HEADS: tl.constexpr, HEAD: tl.constexpr,
+    QUERIES: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Key tiles are squares of 8 x 8 image tokens: in that form a tile's bias is 8 values by row plus 8 by column."""
+    head = tl.program_id(1)
+    pair = tl.program_id(2).to(tl.int64)
+    NUM_TOKENS: tl.constexpr = HEIGHT * WIDTH
+    ACROSS: tl.constexpr = (WIDTH + 7) // 8
+    DOWN: tl.constexpr = (HEIGHT + 7) // 8
+    EVEN: tl.constexpr = (WIDTH % 8 == 0) & (HEIGHT % 8 == 0)
+    rows = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
+    channels = tl.arange(0, HEAD)
+    in_range = (rows < NUM_QUERIES)[:, None]
+    eight = tl.arange(0, 8)
+    tile = tl.arange(0, 64)
+    query_at = (pair * NUM_QUERIES + rows)[:, None] * (NUM_HEADS * HEAD) + head * HEAD + channels[None, :]
+    query = tl.load(query_ptr + query_at, mask=in_range, other=0.0)
+    key_ptr += pair * NUM_TOKENS * KEY_STRIDE + head * HEAD
+    value_ptr += pair * NUM_TOKENS * VALUE_STRIDE + head * HEAD
+    bias_row = pair * BIAS_STRIDE + head * NUM_QUERIES + rows
+    by_row_at = bias_row[:, None] * HEIGHT + eight[None, :]
+    by_column_at = bias_row[:, None] * WIDTH + eight[None, :]
+
+    mixed = tl.zeros([QUERIES, HEAD], tl.float32)
+    most = tl.full([QUERIES], -float("inf"), tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    for number in tl.range(0, DOWN * ACROSS, num_stages=STAGES):
+        top, left = number // ACROSS * 8, number % ACROSS * 8
+        y, x = top + tile // 8, left + tile % 8
+        tokens = y * WIDTH + x
+        if EVEN:
+            key = tl.load(key_ptr + tokens[:, None] * KEY_STRIDE + channels[None, :])
+            value = tl.load(value_ptr + tokens[:, None] * VALUE_STRIDE + channels[None, :])
+            by_row = tl.load(by_row_ptr + by_row_at + top, mask=in_range, other=0.0)
+            by_column = tl.load(by_column_ptr + by_column_at + left, mask=in_range, other=0.0)
+        else:
+            inside = ((y < HEIGHT) & (x < WIDTH))[:, None]
+            key = tl.load(key_ptr + tokens[:, None] * KEY_STRIDE + channels[None, :], mask=inside, other=0.0)
+            value = tl.load(value_ptr + tokens[:, None] * VALUE_STRIDE + channels[None, :], mask=inside, other=0.0)
+            down, across = (top + eight < HEIGHT)[None, :], (left + eight < WIDTH)[None, :]
+            by_row = tl.load(by_row_ptr + by_row_at + top, mask=in_range & down, other=0.0)
+            by_column = tl.load(by_column_ptr + by_column_at + left, mask=in_range & across, other=0.0)
+            by_row = tl.where(down, by_row, -float("inf"))
+            by_column = tl.where(across, by_column, -float("inf"))
+        logits = tl.reshape(tl.dot(query, key.T), [QUERIES, 8, 8])
+        logits += by_row[:, :, None] + by_column[:, None, :]
+        logits = tl.reshape(logits, [QUERIES, 64])
+        new_most = tl.maximum(most, tl.max(logits, 1))
+        weights = exp2(logits - new_most[:, None])
+        shrink = exp2(most - new_most)
+        total = total * shrink + tl.sum(weights, 1)
+        mixed = tl.dot(weights.to(value.dtype), value, mixed * shrink[:, None])
+        most = new_most
+    tl.store(out_ptr + query_at, (mixed / total[:, None]).to(out_ptr.dtype.element_ty), mask=in_range)
+
+
+def attend_boxes(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    by_row: torch.Tensor,
+    by_column: torch.Tensor,
+    num_heads: int,
+) -> torch.Tensor:
+    """See :func:`sam3lt_ray.engine.ops.box_attention.attend_boxes`; keys and values may be strided by token."""
+    num_pairs, num_queries, width = query.shape
+    out = torch.empty_like(query)
+    shared = by_row.shape[0] == 1
+    _attend[(triton.cdiv(num_queries, 64), num_heads, num_pairs)](
+        query, key, value, by_row, by_column, out, key.stride(1), value.stride(1),
+        0 if shared else num_heads * num_queries, num_queries, by_row.shape[-1], by_column.shape[-1], num_heads,
+        width // num_heads, 64, 3, num_warps=4,
+    )  # fmt: skip
+    return out

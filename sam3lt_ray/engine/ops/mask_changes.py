@@ -1,0 +1,59 @@
+"""Where masks at the image's size change from pixel to pixel, read column by column as COCO's run lengths are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sam3lt_ray.engine.ops.dispatch import has_triton
+from sam3lt_ray.engine.transfers import HostCopy, to_host
+
+
+class MaskChanges:
+    """Positions on their way to the host.
+
+    Args:
+        make_dense: Makes the probabilities at the image's size, float32 [n, height, width], contiguous; called again
+            where there are more changes than there was room for.
+        threshold: A pixel belongs to a mask if its probability is larger.
+        capacity: Room for the positions of all masks together.
+    """
+
+    def __init__(self, make_dense: Callable[[], torch.Tensor], threshold: float, capacity: int) -> None:
+        self._make_dense, self._threshold, self._capacity = make_dense, threshold, capacity
+        self._ends, self._positions = self._launch()
+
+    def wait(self) -> list[npt.NDArray[np.int32]]:
+        """For each mask the rising positions ``x * height + y`` of pixels unlike the one before them."""
+        ends = self._ends.wait()
+        if ends[-1] > self._capacity:
+            self._capacity = int(ends[-1])
+            self._ends, self._positions = self._launch()
+        positions = self._positions.wait()
+        return [positions[first:last] for first, last in pairwise([0, *ends.tolist()])]
+
+    def _launch(self) -> tuple[HostCopy, HostCopy]:
+        dense = self._make_dense()
+        if dense.is_cuda and has_triton(dense.device):
+            from sam3lt_ray.engine.kernels.mask_changes import find_changes
+
+            ends, positions = find_changes(dense, self._threshold, self._capacity)
+        else:
+            ends, positions = find_changes_plainly(dense, self._threshold)
+            self._capacity = len(positions)
+        return to_host(ends), to_host(positions)
+
+
+def find_changes_plainly(dense: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the kernel computes, without its limit: see :mod:`sam3lt_ray.engine.kernels.mask_changes`."""
+    num_masks, height, width = dense.shape
+    # One background pixel in front: then every run, also a first one of foreground, begins with a change.
+    by_column = torch.zeros((num_masks, 1 + width * height), dtype=torch.bool, device=dense.device)
+    torch.unflatten(by_column[:, 1:], 1, (width, height)).copy_((dense > threshold).transpose(1, 2))
+    changes = (by_column[:, 1:] != by_column[:, :-1]).nonzero()
+    ends = torch.searchsorted(changes[:, 0].contiguous(), torch.arange(num_masks, device=dense.device), right=True)
+    return ends, changes[:, 1].to(torch.int32)
