@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, get_args
 
-from sam3lt_ray.benchmark.workloads import Workload
+from sam3lt_ray.benchmark.workloads import ImageSet, Workload
 
 ContenderName = Literal["documented", "sam3lt", "compiled"]
 CONTENDERS: Final[tuple[ContenderName, ...]] = get_args(ContenderName)
@@ -24,6 +24,8 @@ DESCRIPTIONS: Final[dict[ContenderName, str]] = {
     ),
     "sam3lt": "this package: ImageLabeler.label_unit, as in a run",
 }
+
+NUM_FILES: Final[dict[ImageSet, int]] = {"one size": 8, "mix": 6}
 
 # Image number -> prompt -> COCO compressed run lengths with their size, one for each instance.
 Found = list[dict[int, list[dict[str, Any]]]]
@@ -123,5 +125,5 @@ def read_images(folder: Path, workload: Workload, count: int) -> list[bytes]:
 
 
 def image_path(folder: Path, workload: Workload, index: int) -> Path:
-    """Where an image of a workload lies."""
-    return folder / f"{workload.images.replace(' ', '-')}-{index:03d}.jpg"
+    """Where an image of a workload lies; a pass over many images sees the same files again."""
+    return folder / f"{workload.images.replace(' ', '-')}-{index % NUM_FILES[workload.images]:03d}.jpg"

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -20,7 +21,7 @@ from sam3lt_ray.benchmark.contenders import (
 from sam3lt_ray.benchmark.flops import ModelFlops, model_flops
 from sam3lt_ray.benchmark.options import BenchmarkOptions
 from sam3lt_ray.benchmark.photos import make_photo
-from sam3lt_ray.benchmark.processes import Say, run_child
+from sam3lt_ray.benchmark.processes import ChildAnswer, Say, run_child
 from sam3lt_ray.benchmark.report import BenchmarkReport, Row, summarise
 from sam3lt_ray.benchmark.workloads import Workload
 from sam3lt_ray.errors import RunError, UsageError
@@ -30,12 +31,15 @@ _GRACE_S: Final = 600.0  # for what one workload may take beyond its contender's
 _SETUP_TIMEOUT_S: Final = 600.0
 
 
-def run_benchmark(options: BenchmarkOptions, say: Say) -> BenchmarkReport:
+def run_benchmark(
+    options: BenchmarkOptions, say: Say, save: Callable[[BenchmarkReport], None] = lambda _: None
+) -> BenchmarkReport:
     """Measures all contenders.
 
     Args:
         options: What is asked for.
         say: Told what goes on.
+        save: Given the report so far after each contender, so that a run that is stopped leaves what it had.
 
     Raises:
         UsageError: Wrong options, no such device, or a checkpoint that cannot be used.
@@ -56,13 +60,20 @@ def run_benchmark(options: BenchmarkOptions, say: Say) -> BenchmarkReport:
         )
         counts = _image_counts(options)
         _make_images(counts, folder, say)
-        rows, failures = _run_contenders(options, settings, counts, folder, say)
         setting = _setting(options, device, settings, flops)
-    return BenchmarkReport(
-        setting,
-        [summarise(one, rows[one], flops, device["limit"]["tflops"]) for one in options.workloads],
-        failures,
-    )
+        rows: dict[Workload, dict[str, Row]] = {workload: {} for workload in options.workloads}
+        failures: dict[str, str] = {}
+        for name, answer in _run_contenders(options, settings, counts, folder, say):
+            if answer.failure is not None:
+                failures[name] = answer.failure
+            for row in answer.content.get("rows", []):
+                rows[Workload(**row["workload"])][name] = row
+            for of_workload in rows.values():
+                of_workload.setdefault(name, {"status": "failed", "reason": answer.failure or "no answer"})
+            figures = [summarise(one, rows[one], flops, device["limit"]["tflops"]) for one in options.workloads]
+            report = BenchmarkReport(setting, figures, dict(failures))
+            save(report)
+    return report
 
 
 def _look_at_device(options: BenchmarkOptions, folder: Path, say: Say) -> dict[str, Any]:
@@ -130,9 +141,7 @@ def _run_contenders(
     counts: dict[ContenderName, list[tuple[Workload, int]]],
     folder: Path,
     say: Say,
-) -> tuple[dict[Workload, dict[str, Row]], dict[str, str]]:
-    rows: dict[Workload, dict[str, Row]] = {workload: {} for workload in options.workloads}
-    failures: dict[str, str] = {}
+) -> Iterator[tuple[ContenderName, ChildAnswer]]:
     until_s = time.monotonic() + 60 * options.budget_minutes
     waiting = list(options.chosen_contenders)
     while waiting:
@@ -148,14 +157,7 @@ def _run_contenders(
             "images": str(folder),
             "budget_s": budget_s,
         }
-        answer = run_child(spec, folder, timeout_s=budget_s + _GRACE_S, say=say)
-        if answer.failure is not None:
-            failures[name] = answer.failure
-        for row in answer.content.get("rows", []):
-            rows[Workload(**row["workload"])][name] = row
-        for of_workload in rows.values():
-            of_workload.setdefault(name, {"status": "failed", "reason": answer.failure or "no answer"})
-    return rows, failures
+        yield name, run_child(spec, folder, timeout_s=budget_s + _GRACE_S, say=say)
 
 
 def _setting(

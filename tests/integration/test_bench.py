@@ -35,6 +35,11 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, capsys: pytest.Cap
     assert "config.json" in capsys.readouterr().err
 
 
+def test_a_place_for_figures_that_is_none_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--json", "no/such/folder/bench.json"]) == 2
+    assert "no/such/folder" in capsys.readouterr().err
+
+
 def test_a_contender_that_dies_says_why(tmp_path: Path) -> None:
     said: list[str] = []
     spec = {"task": "contender", "contender": "compiled", "settings": {"no": "such setting"}}
