@@ -81,6 +81,7 @@ format: $(VENV)/.tools
 	@$(BIN)/ruff format .
 
 bench: $(VENV)/.tools
+	@echo "== sam3lt bench --quick"; $(BIN)/sam3lt bench --quick
 	@shopt -s nullglob; found=(tests/benchmarks/bench_*.py); \
 	if (( $${#found[@]} == 0 )); then echo "There are no benchmarks in tests/benchmarks."; exit 0; fi; \
 	for file in "$${found[@]}"; do echo "== $$file"; $(BIN)/python "$$file"; done

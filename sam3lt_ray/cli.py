@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from sam3lt_ray import __version__
-from sam3lt_ray.commands import config, demo, doctor, label, results
+from sam3lt_ray.commands import bench, config, demo, doctor, label, results
 from sam3lt_ray.errors import EXIT_FAILED, Sam3ltError
 
 DEBUG_OPTION = "--debug"
@@ -32,6 +32,7 @@ label.register(app)
 results.register(app)
 config.register(app)
 doctor.register(app)
+bench.register(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,16 +1,9 @@
-"""The reference for the engine: transformers' own forward, one image and one prompt at a time, and its post-processing.
-
-Sam3ImageProcessor cannot be imported without torchvision, although its post-processing does not use it. The method is
-therefore compiled from transformers' own source file, unchanged.
-"""
+"""The reference for the engine: transformers' own forward for one image and one prompt, and its post-processing."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +11,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from sam3lt_ray.benchmark.post_processing import post_process_instance_segmentation
 from sam3lt_ray.engine.checkpoint import Checkpoint, resolve_checkpoint
 from sam3lt_ray.engine.loading import load_model
 from sam3lt_ray.engine.segmenter import EngineSettings, Segmenter
@@ -76,26 +70,6 @@ def smooth_image(size: int, seed: int) -> npt.NDArray[np.uint8]:
     fine = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 255)
     pixels: npt.NDArray[np.uint8] = fine[0].permute(1, 2, 0).round().to(torch.uint8).numpy()
     return pixels
-
-
-def post_process_instance_segmentation(outputs: Any, **arguments: Any) -> list[dict[str, torch.Tensor]]:
-    """Sam3ImageProcessor.post_process_instance_segmentation, from transformers' source."""
-    spec = find_spec("transformers")
-    assert spec is not None
-    assert spec.origin is not None
-    path = Path(spec.origin).parent / "models" / "sam3" / "image_processing_sam3.py"
-    tree = ast.parse(path.read_text())
-    wanted: list[ast.stmt] = [
-        node
-        for parent in (tree, *(node for node in tree.body if isinstance(node, ast.ClassDef)))
-        for node in parent.body
-        if isinstance(node, ast.FunctionDef) and node.name in ("_scale_boxes", "post_process_instance_segmentation")
-    ]
-    assert len(wanted) == 2
-    namespace: dict[str, Any] = {"torch": torch}
-    exec(compile(ast.Module(wanted, []), str(path), "exec"), namespace)
-    results: list[dict[str, torch.Tensor]] = namespace["post_process_instance_segmentation"](None, outputs, **arguments)
-    return results
 
 
 def reference(

@@ -1,0 +1,1 @@
+"""The engine against transformers, side by side in one run: ``sam3lt bench``."""
