@@ -1,15 +1,13 @@
 """The one place that reaches into the engine: where its answers are forced and where its parts are timed.
 
-The engine keeps its parts as plain attributes. Wrapped are: how scores are computed (``_grounding._scoring``), how mask
-logits are computed (``_mask_head.mask_logits``), and for timing the methods in ``_PARTS``. A method that is not there
-any more is left out of the timing and named.
+The engine keeps the model's parts in ``_parts``. Wrapped are: how scores are computed (``grounding._scoring``), how
+mask logits are computed (``mask_head.logits``), and for timing the methods in ``_PARTS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, Final
 
 import torch
@@ -17,44 +15,39 @@ import torch
 from sam3lt_ray.benchmark.answers import ForcedAnswers
 from sam3lt_ray.benchmark.part_clock import Part, PartClock
 from sam3lt_ray.benchmark.workloads import INSTANCES
+from sam3lt_ray.engine import image_batch
+from sam3lt_ray.engine.image_batch import ModelParts
 from sam3lt_ray.engine.segmenter import Segmenter
 
 _PARTS: Final[tuple[tuple[Part, str, str], ...]] = (
-    ("vision", "_vision", "encode"),
-    ("encoder and decoder", "_grounding", "start"),
-    ("encoder and decoder", "_grounding", "ground"),
-    ("mask head", "_vision", "fine_features"),
-    ("mask head", "_mask_head", "image_parts"),
-    ("mask head", "_mask_head", "pixel_features"),
-    ("mask head", "_mask_head", "mask_logits"),
+    ("vision", "vision", "encode"),
+    ("encoder and decoder", "grounding", "start"),
+    ("encoder and decoder", "grounding", "ground"),
+    ("mask head", "vision", "fine_features"),
+    ("mask head", "mask_head", "image_parts"),
+    ("mask head", "mask_head", "logits"),
 )
-_RUN_LENGTHS_MODULE: Final = "sam3lt_ray.engine.image_batch"
-_RUN_LENGTHS: Final = "encode_masks"  # as that module imports it
 
 
 class EngineSeam:
     """Forces the answers of a loaded segmenter; the answers can be exchanged between workloads."""
 
     def __init__(self, segmenter: Segmenter, answers: ForcedAnswers) -> None:
-        self._parts: dict[str, Any] = {name: getattr(segmenter, name, None) for _, name, _ in _PARTS}
+        self._parts: ModelParts = segmenter._parts
         self._answers = answers
         self._scores = answers.scores.clone()
-        grounding, mask_head = self._parts["_grounding"], self._parts["_mask_head"]
+        grounding: Any = self._parts.grounding
+        mask_head: Any = self._parts.mask_head
         grounding._scoring = self._forced_scores(grounding._scoring)
-        mask_head.mask_logits = self._forced_masks(mask_head.mask_logits)
+        mask_head.logits = self._forced_masks(mask_head.logits)
 
     def force(self, answers: ForcedAnswers) -> None:
         """Other answers for the same vocabulary; in place, so that a captured graph sees them too."""
         self._scores.copy_(answers.scores)
 
     def _forced_scores(self, compute: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        def forced(queries: torch.Tensor, presence: torch.Tensor, prompts: Any) -> torch.Tensor:
-            computed = compute(queries, presence, prompts)
-            some = self._scores[prompts]
-            images, rest = divmod(computed.shape[0], some.shape[0])
-            if rest:
-                raise RuntimeError(f"the engine scored {computed.shape[0]} pairs for {some.shape[0]} prompts")
-            return some.repeat_interleave(images, dim=0).view_as(computed) + 0 * computed
+        def forced(queries: torch.Tensor, presence: torch.Tensor, prompts: torch.Tensor) -> torch.Tensor:
+            return self._scores[prompts] + 0 * compute(queries, presence, prompts)
 
         return forced
 
@@ -70,28 +63,20 @@ class EngineSeam:
         return forced
 
     @contextmanager
-    def timed(self, clock: PartClock) -> Iterator[list[str]]:
-        """While it holds, the parts are timed; gives the names of those that could not be found."""
-        targets: list[tuple[Part, Any, str]] = [(part, self._parts[owner], name) for part, owner, name in _PARTS]
-        targets.append(("run lengths", _run_lengths_module(), _RUN_LENGTHS))
-        missing = [name for _, owner, name in targets if not hasattr(owner, name)]
-        restore: list[tuple[Any, str, Any]] = []
+    def timed(self, clock: PartClock) -> Iterator[None]:
+        """While it holds, the parts are timed."""
+        targets: list[tuple[Part, Any, str]] = [
+            (part, getattr(self._parts, owner), name) for part, owner, name in _PARTS
+        ]
+        targets.append(("run lengths", image_batch, "MaskEncoding"))
+        before = [(owner, name, vars(owner).get(name)) for _, owner, name in targets]
+        for part, owner, name in targets:
+            setattr(owner, name, clock.wrap(part, getattr(owner, name)))
         try:
-            for part, owner, name in targets:
-                if hasattr(owner, name):
-                    restore.append((owner, name, vars(owner).get(name)))
-                    setattr(owner, name, clock.wrap(part, getattr(owner, name)))
-            yield missing
+            yield
         finally:
-            for owner, name, before in reversed(restore):
-                if before is None:
+            for owner, name, own in reversed(before):
+                if own is None:
                     delattr(owner, name)
                 else:
-                    setattr(owner, name, before)
-
-
-def _run_lengths_module() -> Any:
-    try:
-        return import_module(_RUN_LENGTHS_MODULE)
-    except ModuleNotFoundError:
-        return None
+                    setattr(owner, name, own)

@@ -35,7 +35,6 @@ class Product:
         self._segmenter: Segmenter | None = None
         self._num_prompts = 0
         self._load_s = 0.0
-        self._not_timed: list[str] = []
 
     def prepare(self, workload: Workload) -> float:
         """Loads checkpoint and vocabulary together, as a worker of a run does; anew for another vocabulary."""
@@ -64,7 +63,7 @@ class Product:
     def profile(self, images: Sequence[bytes]) -> dict[str, float]:
         """By part."""
         clock = PartClock(self._device)
-        with self._seam.timed(clock) as self._not_timed:
+        with self._seam.timed(clock):
             clock.start()
             self._label(images)
             return clock.milliseconds()
@@ -77,7 +76,6 @@ class Product:
             "images_per_batch": self._segmenter.images_per_batch,
             "prompts_per_batch": self._segmenter.prompts_per_batch,
             "extrapolated_from": None,
-            "not_timed": self._not_timed,
         }
 
     def _load(self, workload: Workload) -> None:

@@ -84,8 +84,6 @@ def _parts(contenders: dict[str, Any]) -> list[str]:
             absent = parts.get("mask head on absent prompts")
             if absent is not None:
                 notes.append(f"{name}: {absent:,.2f} ms of its mask head went to absent prompts")
-            if figures["facts"].get("not_timed"):
-                notes.append(f"{name}: not timed, as not found: {', '.join(figures['facts']['not_timed'])}")
     return ["", *_table(["ms/image by part", *names], rows), *notes] if rows else []
 
 

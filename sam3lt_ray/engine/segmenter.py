@@ -23,6 +23,7 @@ from sam3lt_ray.engine.mask_head import MaskHead
 from sam3lt_ray.engine.text_bank import encode_prompts
 from sam3lt_ray.engine.tokenizer import PromptTokenizer
 from sam3lt_ray.engine.vision import VisionEncoder
+from sam3lt_ray.engine.warm_up import warm_up
 from sam3lt_ray.errors import UsageError
 from sam3lt_ray.records import ImageDetections
 
@@ -129,6 +130,9 @@ class Segmenter:
             prompts_per_batch=settings.prompts_per_batch,
         )
         parts = ModelParts(vision, grounding, mask_head, len(prompts), settings.score_floor, settings.mask_threshold)
+        if placement.device.type == "cuda":
+            with torch.inference_mode():
+                warm_up(parts, checkpoint.image_size, placement.device)
         return cls(
             parts,
             placement=placement,

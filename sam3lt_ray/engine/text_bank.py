@@ -18,7 +18,8 @@ class TextFeatures:
     """The encoded vocabulary, in float32.
 
     Attributes:
-        tokens: Features in the width of the DETR encoder, [P, T, C]; T is the longest prompt's length.
+        tokens: Features in the width of the DETR encoder, [P, T, C]; T is the longest prompt's length, on CUDA the
+            next power of two.
         valid: False at padding, bool [P, T].
     """
 
@@ -49,4 +50,6 @@ def encode_prompts(
         for some_ids, some_mask in zip(*(torch.split(both, _PROMPTS_AT_ONCE) for both in (ids, mask)), strict=True)
     ]
     length = int(mask.any(dim=0).nonzero().max()) + 1
+    if device.type == "cuda":  # few different lengths, so that other vocabularies find the kernels compiled
+        length = min(1 << (length - 1).bit_length(), mask.shape[1])
     return TextFeatures(torch.cat(parts)[:, :length].contiguous(), mask[:, :length].bool())
