@@ -169,8 +169,8 @@ class ImageBatch:
         return found
 
     def _make_masks(self, pairs: GroundedPairs, found: Sequence[_Found]) -> None:
-        rows = np.array([one.row for one in found])
-        prompts = np.array([one.prompt for one in found])
+        rows = np.array([one.row for one in found], np.int32)
+        prompts = np.array([one.prompt for one in found], np.int32)
         queries = np.zeros((len(found), max(len(one.queries) for one in found)), np.int64)
         for number, one in enumerate(found):
             queries[number, : len(one.queries)] = one.queries
@@ -180,7 +180,7 @@ class ImageBatch:
             pairs.memory[device_rows],
             to_device(prompts, self._device),
             self._gather_image_parts(images),
-            to_device(np.array([images.index(one.image) for one in found]), self._device),
+            to_device(np.array([images.index(one.image) for one in found], np.int32), self._device),
             pairs.queries[device_rows[:, None], to_device(queries, self._device)],
         )
         numbered: Iterable[tuple[int, _Found]] = enumerate(found)

@@ -1,4 +1,4 @@
-"""One pass over a black image, so that everything is compiled and chosen before the first real one."""
+"""One pass over black images, so that everything is compiled and chosen before the first real one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def warm_up(parts: ModelParts, image_size: int, device: torch.device) -> None:
         image_size: Side of its images in pixels.
         device: Where it is.
     """
-    pixels = torch.zeros((1, image_size, image_size, 3), dtype=torch.uint8, device=device)
+    pixels = torch.zeros((2, image_size, image_size, 3), dtype=torch.uint8, device=device)
     features = parts.vision.encode(pixels)
-    pairs = make_pairs(np.zeros((1, 2), np.int32), device)
+    pairs = make_pairs(np.array([(0, 0), (1, 0)], np.int32), device)
     found = parts.grounding.ground(parts.grounding.start(features.tokens), pairs)
     image_parts = parts.mask_head.image_parts(parts.vision.fine_features(features.backbone))
     logits = parts.mask_head.logits(found.memory, pairs.prompts, image_parts, pairs.images, found.queries[:, :1])
