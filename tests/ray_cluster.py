@@ -1,4 +1,4 @@
-"""``python -m tests.ray_cluster``: a one-node Ray cluster that outlives its drivers; ends when its stdin does."""
+"""``python -m tests.ray_cluster NUM_CPUS``: a one-node Ray cluster that outlives its drivers and ends with stdin."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
-def running_cluster() -> Iterator[str]:
+def running_cluster(num_cpus: int = 2) -> Iterator[str]:
     """Start it in a process of its own; yields the address for RAY_ADDRESS.
 
     A process of its own, because Ray's cluster helper leaves open files behind, and here warnings are errors.
     """
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.ray_cluster"]
+    command = [sys.executable, "-m", "tests.ray_cluster", str(num_cpus)]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
@@ -39,7 +39,7 @@ def main() -> None:
 
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 2, "object_store_memory": 300_000_000, "include_dashboard": False},
+        head_node_args={"num_cpus": int(sys.argv[1]), "object_store_memory": 300_000_000, "include_dashboard": False},
     )
     try:
         print(f"address={cluster.address}", flush=True)

@@ -1,6 +1,6 @@
 """Settings of a run: schema, reading, fingerprint."""
 
-from sam3lt_ray.config.fingerprint import label_settings, settings_fingerprint
+from sam3lt_ray.config.fingerprint import label_settings
 from sam3lt_ray.config.load import LoadedConfig, load_config, load_storage_settings
 from sam3lt_ray.config.schema import (
     ComputeSettings,
@@ -26,5 +26,4 @@ __all__ = [
     "label_settings",
     "load_config",
     "load_storage_settings",
-    "settings_fingerprint",
 ]

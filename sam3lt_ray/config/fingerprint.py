@@ -1,4 +1,4 @@
-"""Which settings change labels, and one hash over them.
+"""Which settings change labels: what a config adds to the fingerprint of a run.
 
 A run directory is continued only with the settings it was made with. Everything else (how many actors, where the run
 lives, how storage is reached) may differ from one start to the next.
@@ -6,9 +6,7 @@ lives, how storage is reached) may differ from one start to the next.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from pydantic import BaseModel
 
@@ -52,13 +50,3 @@ def label_settings(config: Config) -> dict[str, object]:
                 value = value[part]
             settings[dotted] = value
     return settings
-
-
-def settings_fingerprint(settings: Mapping[str, object]) -> str:
-    """SHA-256 over settings, as 64 hex digits, independent of their order.
-
-    Args:
-        settings: JSON values by name: :func:`label_settings` and whatever else identifies the labels.
-    """
-    canonical = json.dumps(settings, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()

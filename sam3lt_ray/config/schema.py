@@ -186,7 +186,9 @@ class ComputeSettings(Section):
     actors: Annotated[
         PositiveInt | Auto,
         _setting(
-            "Processes that hold the model; auto: one per GPU, or as many as the CPUs carry.", changes_labels=False
+            "Processes that hold the model; auto: one per GPU; without GPUs one per core for a checkpoint of up to "
+            "100 MB, else one per four cores.",
+            changes_labels=False,
         ),
     ] = "auto"
     device: Annotated[

@@ -46,6 +46,7 @@ class Checkpoint:
         image_mean: Per channel, of values in [0, 1].
         image_std: Per channel.
         files: sha256 of every file that decides what the model says, by name.
+        weight_bytes: Size of the weight files together.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Checkpoint:
     image_mean: tuple[float, float, float]
     image_std: tuple[float, float, float]
     files: dict[str, str]
+    weight_bytes: int
 
 
 def resolve_checkpoint(checkpoint: str, revision: str | None = None) -> Checkpoint:
@@ -86,6 +88,7 @@ def resolve_checkpoint(checkpoint: str, revision: str | None = None) -> Checkpoi
         image_mean=mean,
         image_std=std,
         files=_hash_files(folder, weights),
+        weight_bytes=sum(path.stat().st_size for path in weights),
     )
 
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sam3lt_ray.labels.footer import read_unit_counts
-from sam3lt_ray.labels.rows import UnitCounts
+from sam3lt_ray.labels.footer import add_up_counts
 from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger, parse_unit_path
 from sam3lt_ray.storage.run_directory import SUMMARY_PATH, VOCABULARY_PATH, read_json, read_run
 from sam3lt_ray.storage.snapshot import read_snapshot
 from sam3lt_ray.storage.store import RunStore, StoredFile
 
-_FOOTER_THREADS: Final = 16
 _RECENT_S: Final = 600.0
 
 
@@ -84,7 +80,7 @@ def read_run_state(store: RunStore) -> RunState:
     files = [item for item in store.list(LABELS_PREFIX) if parse_unit_path(item.path) is not None]
     layer = vocabulary["layers"][0] if vocabulary["layers"] else ""
     ledger = Ledger.from_paths(layer, (item.path for item in files))
-    counts = _add_counts(store, [unit.path for unit in ledger.iter_units()])
+    counts = add_up_counts(store, (unit.path for unit in ledger.iter_units()))
     names = {label["id"]: label["name"] for label in vocabulary["labels"]}
     return RunState(
         run=store.uri,
@@ -101,16 +97,6 @@ def read_run_state(store: RunStore) -> RunState:
         last_commit_age_s=max(0.0, time.time() - max(item.modified_s for item in files)) if files else None,
         last_summary=read_json(store, SUMMARY_PATH),
     )
-
-
-def _add_counts(store: RunStore, paths: list[str]) -> UnitCounts:
-    images, errors, instances = 0, Counter[str](), Counter[int]()
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        for counts in pool.map(lambda path: read_unit_counts(store, path), paths):
-            images += counts.images
-            errors.update(counts.errors)
-            instances.update(counts.instances)
-    return UnitCounts(images, dict(errors), dict(instances))
 
 
 def _recent_rate(files: list[StoredFile]) -> float | None:

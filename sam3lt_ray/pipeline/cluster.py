@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +19,16 @@ from sam3lt_ray.pipeline.native_stderr import quiet_native_stderr
 # A Ray that we start ourselves holds the units in flight and nothing else.
 LOCAL_OBJECT_STORE_BYTES: Final = 1_000_000_000
 CPUS_PER_CPU_ACTOR: Final = 4.0
-_READ_AND_COMMIT_CPUS: Final = 1.0
+# What the tasks that read and that commit reserve. Where actors leave less than one of each, a run stands still.
+READ_CPUS: Final = 0.5
+COMMIT_CPUS: Final = 0.1
+_SHARE_OF_ONE_CPU: Final = 1.0 - READ_CPUS - COMMIT_CPUS
+# The demo has 15 MB, published checkpoints have hundreds. The threads of a small model wait for each other whenever
+# something else takes a core for a moment; processes with one thread each do not.
+SMALL_CHECKPOINT_BYTES: Final = 100_000_000
+# An actor with the demo checkpoint takes 0.6 GB; large images, and processes that read and commit, come on top.
+MEMORY_PER_SMALL_ACTOR_BYTES: Final = 2_000_000_000
+_MOST_RESERVED: Final = 0.9  # by one actor per core: many of them want more than one reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,11 @@ class ActorResources:
     device: str
     engine_threads: int
     decode_threads: int
+
+    @property
+    def units_at_once(self) -> int:
+        """Units that an actor labels side by side; on a GPU one begins while the one before is written down."""
+        return 2 if self.device == "cuda" else 1
 
 
 @contextmanager
@@ -86,27 +101,79 @@ def _connect(address: str, level: int, *, log_to_driver: bool) -> None:
         ) from error
 
 
-def plan_actors(settings: ComputeSettings) -> ActorResources:
+@dataclass(frozen=True, slots=True)
+class _Nodes:
+    """What some nodes of a cluster have.
+
+    Attributes:
+        node_cpus: Logical CPUs of each node that has any.
+        gpus: GPUs of all of them.
+        memory_bytes: What Ray counts as memory for workers, of all of them.
+    """
+
+    node_cpus: tuple[float, ...]
+    gpus: float
+    memory_bytes: float
+
+    @classmethod
+    def of(cls, resources: Sequence[Mapping[str, float]]) -> _Nodes:
+        """Add up the resources of nodes."""
+        return cls(
+            # A cluster that grows on demand may have no CPU yet.
+            node_cpus=tuple(node["CPU"] for node in resources if node.get("CPU")) or (1.0,),
+            gpus=sum(node.get("GPU", 0.0) for node in resources),
+            memory_bytes=sum(node.get("memory", 0.0) for node in resources),
+        )
+
+    @property
+    def cpus(self) -> float:
+        """Logical CPUs of all of them."""
+        return sum(self.node_cpus)
+
+    @property
+    def free_cpus(self) -> float:
+        """What actors may reserve together. One CPU per node is left, so that one node surely has room to read."""
+        return _without_reading(self.cpus, len(self.node_cpus))
+
+    @property
+    def largest_actor_cpus(self) -> float:
+        """What a single actor may reserve; a larger one would fit on no node, or leave nothing there."""
+        return _without_reading(max(self.node_cpus), 1)
+
+
+def _without_reading(cpus: float, num_nodes: int) -> float:
+    return max(cpus - num_nodes, _SHARE_OF_ONE_CPU * cpus)
+
+
+def plan_actors(settings: ComputeSettings, weight_bytes: int) -> ActorResources:
     """Fit the actor pool to the cluster as it is now.
+
+    Args:
+        settings: What is explicit there stays as it is.
+        weight_bytes: Size of the checkpoint's weight files; on CPUs a small model gets other actors than a large one.
 
     Raises:
         UsageError: The configuration asks for a device the cluster does not have.
     """
-    available = ray.cluster_resources()
-    gpus, cpus = available.get("GPU", 0.0), available.get("CPU", 1.0)
-    if settings.device == "cuda" and gpus < settings.gpus_per_actor:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with_gpus = _Nodes.of([node for node in nodes if node.get("GPU")])
+    if settings.device == "cuda" and with_gpus.gpus < settings.gpus_per_actor:
         raise UsageError(
             f"compute.device is cuda and compute.gpus_per_actor is {settings.gpus_per_actor:g}, but the cluster has "
-            f"{gpus:g} GPUs. Use compute.device: auto, or a cluster with GPUs."
+            f"{with_gpus.gpus:g} GPUs. Use compute.device: auto, or a cluster with GPUs."
         )
-    if settings.device != "cpu" and gpus >= settings.gpus_per_actor:
-        return _gpu_actors(settings, gpus, cpus)
-    return _cpu_actors(settings, cpus)
+    if settings.device != "cpu" and with_gpus.gpus >= settings.gpus_per_actor:
+        return _gpu_actors(settings, with_gpus)
+    automatic = settings.actors == "auto" and settings.cpus_per_actor == "auto"
+    if automatic and weight_bytes <= SMALL_CHECKPOINT_BYTES:
+        return _small_cpu_actors(settings, _Nodes.of(nodes))
+    return _cpu_actors(settings, _Nodes.of(nodes))
 
 
-def _gpu_actors(settings: ComputeSettings, gpus: float, cpus: float) -> ActorResources:
-    num_actors = int(gpus // settings.gpus_per_actor) if settings.actors == "auto" else settings.actors
-    fair_share = max(1.0, (cpus - _READ_AND_COMMIT_CPUS) // num_actors)
+def _gpu_actors(settings: ComputeSettings, nodes: _Nodes) -> ActorResources:
+    num_actors = int(nodes.gpus // settings.gpus_per_actor) if settings.actors == "auto" else settings.actors
+    share = min(nodes.free_cpus / num_actors, nodes.largest_actor_cpus)
+    fair_share = float(math.floor(share)) or share  # whole CPUs, where there is one for each
     num_cpus = fair_share if settings.cpus_per_actor == "auto" else settings.cpus_per_actor
     threads = max(1, int(num_cpus))
     return ActorResources(
@@ -114,13 +181,23 @@ def _gpu_actors(settings: ComputeSettings, gpus: float, cpus: float) -> ActorRes
     )
 
 
-def _cpu_actors(settings: ComputeSettings, cpus: float) -> ActorResources:
+def _small_cpu_actors(settings: ComputeSettings, nodes: _Nodes) -> ActorResources:
+    """One actor per core with one thread each; where memory is short fewer, which then share the cores."""
+    num_actors = max(1, int(min(nodes.cpus, nodes.memory_bytes // MEMORY_PER_SMALL_ACTOR_BYTES)))
+    free = min(nodes.free_cpus, _MOST_RESERVED * nodes.cpus)
+    num_cpus = min(free / num_actors, nodes.largest_actor_cpus)
+    threads = max(1, int(nodes.cpus // num_actors))
+    return ActorResources(num_actors, num_cpus, 0.0, "cpu", threads, _decode_threads(settings, 1))
+
+
+def _cpu_actors(settings: ComputeSettings, nodes: _Nodes) -> ActorResources:
     """On a small machine one actor uses all cores; reading, decoding and committing are light beside the model."""
-    free = max(1.0, cpus - _READ_AND_COMMIT_CPUS)
+    free = nodes.free_cpus
     share = free if settings.actors == "auto" else free / settings.actors  # so that something is left to read with
-    num_cpus = min(CPUS_PER_CPU_ACTOR, share) if settings.cpus_per_actor == "auto" else settings.cpus_per_actor
+    fair_share = min(CPUS_PER_CPU_ACTOR, share, nodes.largest_actor_cpus)
+    num_cpus = fair_share if settings.cpus_per_actor == "auto" else settings.cpus_per_actor
     num_actors = max(1, int(free // num_cpus)) if settings.actors == "auto" else settings.actors
-    threads = max(1, int(num_cpus), int(cpus // num_actors))
+    threads = max(1, int(num_cpus), int(nodes.cpus // num_actors))
     return ActorResources(num_actors, num_cpus, 0.0, "cpu", threads, _decode_threads(settings, 1))
 
 

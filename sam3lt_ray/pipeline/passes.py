@@ -19,7 +19,7 @@ from ray.util.annotations import RayDeprecationWarning
 from sam3lt_ray import errors
 from sam3lt_ray.errors import ConfigError, ImageError, RunError, Sam3ltError
 from sam3lt_ray.pipeline.actors import CommitTask, LabelJob, SegmentActor, UnitOutcome, outcomes
-from sam3lt_ray.pipeline.cluster import ActorResources
+from sam3lt_ray.pipeline.cluster import COMMIT_CPUS, READ_CPUS, ActorResources
 from sam3lt_ray.pipeline.source import UnitSource
 from sam3lt_ray.stages.commit import UnitCommitter
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
@@ -27,8 +27,6 @@ from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_READ_CPUS: Final = 0.5
-_COMMIT_CPUS: Final = 0.1
 # What fails is left to the next pass, not retried in this one: without bounds Ray restarts an actor for ever that an
 # image kills, and every retry of a unit that kills its actor takes the units that wait for it along.
 _TASK_RETRIES: Final = 0
@@ -52,14 +50,14 @@ class Pass:
         """
         _configure(DataContext.get_current())
         source = UnitSource(self.reader, self.work)
-        dataset = ray.data.read_datasource(source, override_num_blocks=source.num_read_tasks(), num_cpus=_READ_CPUS)
+        dataset = ray.data.read_datasource(source, override_num_blocks=source.num_read_tasks(), num_cpus=READ_CPUS)
         labeled = self._label(dataset)
         commit: Any = CommitTask(UnitCommitter(self.job.store)).__call__  # Ray's type for batches knows no Arrow alone
         committed = labeled.map_batches(
             commit,
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=_COMMIT_CPUS,
+            num_cpus=COMMIT_CPUS,
         )
         tables = committed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         try:
@@ -112,3 +110,5 @@ def _configure(context: DataContext) -> None:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
+    # Fewer units than actors are nobody's mistake. Said in a thread of Ray Data's own, so it cannot be caught here.
+    warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)

@@ -113,7 +113,7 @@ class _Session:
         try:
             # Signals once more: joining Ray puts a handler of its own in place, which exits with the signal's number.
             with ray_session(self._prepared.config.compute, verbose=self._verbose), self._stop.listening():
-                self._resources = plan_actors(self._prepared.config.compute)
+                self._resources = plan_actors(self._prepared.config.compute, self._prepared.checkpoint.weight_bytes)
                 fix_precision(self._prepared.store, self._precision(self._resources))
                 return self._sweep_until_complete(work)
         except KeyboardInterrupt:

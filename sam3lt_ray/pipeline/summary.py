@@ -5,14 +5,13 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
 
 from sam3lt_ray import __version__
 from sam3lt_ray.errors import EXIT_DONE, EXIT_FAILED, EXIT_OVER_ERROR_BUDGET, EXIT_RETRY
-from sam3lt_ray.labels.footer import read_unit_counts
+from sam3lt_ray.labels.footer import add_up_counts
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.pipeline.actors import UnitOutcome
 from sam3lt_ray.storage.run_directory import SUMMARY_PATH, write_json
@@ -30,7 +29,6 @@ EXIT_CODES: Final[Mapping[RunStatus, int]] = {
 _PACKAGES: Final = ("ray", "torch", "transformers", "pyarrow", "s3fs", "pillow", "pycocotools", "numpy")
 # Totals need one small read for each unit this session did not make itself; beyond this many they are left out.
 _MAX_FOOTER_READS: Final = 20_000
-_FOOTER_THREADS: Final = 16
 
 
 def package_versions() -> dict[str, str]:
@@ -181,11 +179,7 @@ def _total_counts(store: RunStore, tally: SessionTally, paths: list[str]) -> Uni
     unseen = [path for path in paths if path not in tally.paths]
     if len(unseen) > _MAX_FOOTER_READS:
         return None
-    total = tally.counts
-    with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-        for counts in pool.map(lambda path: read_unit_counts(store, path), unseen):
-            total = total + counts
-    return total
+    return tally.counts + add_up_counts(store, unseen)
 
 
 def _images(counts: UnitCounts) -> dict[str, int]:

@@ -87,13 +87,6 @@ class LocalStore:
         with self._explained(file, may_be_missing=True):
             return file.read_bytes()
 
-    def read_tail(self, path: str, num_bytes: int) -> bytes:
-        """The last bytes."""
-        with self.open(path) as file, self._explained(self._file(path)):
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - max(0, num_bytes)))
-            return file.read()
-
     def open(self, path: str) -> BinaryIO:
         """A seekable reader."""
         file = self._file(path)

@@ -22,7 +22,6 @@ _MAX_PUT_BYTES: Final = 5 * 2**30
 _READ_AHEAD_BYTES: Final = 2**20
 _EXISTS_ALREADY: Final = 412
 _CONFLICT: Final = 409
-_EMPTY_RANGE: Final = 416
 
 
 class S3Store:
@@ -81,18 +80,6 @@ class S3Store:
         """The whole content, by one GET."""
         with self._explained(path, may_be_missing=True):
             return bytes(self._filesystem.cat_file(f"{self._bucket}/{self._key(path)}", max_concurrency=1))
-
-    def read_tail(self, path: str, num_bytes: int) -> bytes:
-        """The last bytes, by one GET."""
-        if num_bytes <= 0:
-            return b""
-        with self._explained(path, may_be_missing=True):
-            try:
-                return bytes(self._filesystem.cat_file(f"{self._bucket}/{self._key(path)}", start=-num_bytes))
-            except OSError as error:
-                if s3_status(error) == _EMPTY_RANGE:
-                    return b""
-                raise
 
     def open(self, path: str) -> BinaryIO:
         """A seekable reader: one HEAD, then one ranged GET for each stretch read, up to 1 MiB ahead."""

@@ -65,14 +65,6 @@ class RunStore(Protocol):
         """
         ...
 
-    def read_tail(self, path: str, num_bytes: int) -> bytes:
-        """The last ``num_bytes`` bytes, or all where there are fewer.
-
-        Raises:
-            FileNotFoundError: There is no such file.
-        """
-        ...
-
     def open(self, path: str) -> BinaryIO:
         """A seekable binary reader that fetches what is read; close it.
 

@@ -134,7 +134,7 @@ def test_missing_files(store: RunStore) -> None:
     for missing in ("nothing.json", "labels/b", "no/such/place", "labels"):
         assert not store.exists(missing)
     for missing in ("nothing.json", "labels/b", "no/such/place"):
-        for read in (store.read, store.open, lambda path: store.read_tail(path, 4)):
+        for read in (store.read, store.open):
             with pytest.raises(FileNotFoundError, match=missing):
                 read(missing)
         store.delete(missing)
@@ -146,13 +146,8 @@ def test_a_new_directory_is_empty(store: RunStore) -> None:
     assert not store.exists("run.json")
 
 
-def test_read_tail(store: RunStore) -> None:
-    store.create("a", b"0123456789")
+def test_an_empty_file_is_read_as_such(store: RunStore) -> None:
     store.create("empty", b"")
-    assert store.read_tail("a", 4) == b"6789"
-    assert store.read_tail("a", 400) == b"0123456789"
-    assert store.read_tail("a", 0) == b""
-    assert store.read_tail("empty", 4) == b""
     assert store.read("empty") == b""
 
 
@@ -205,7 +200,6 @@ def test_odd_names(store: RunStore) -> None:
         assert paths(store, name.split("/")[0]) == [name]
         assert store.exists(name)
         assert store.read(name) == name.encode()
-        assert store.read_tail(name, 3) == name.encode()[-3:]
         with store.open(name) as file:
             assert file.read() == name.encode()
     assert paths(store) == sorted(ODD_NAMES)
@@ -226,7 +220,6 @@ def test_impossible_names_are_refused(store: RunStore) -> None:
         lambda path: store.replace(path, b""),
         store.read,
         store.open,
-        lambda path: store.read_tail(path, 1),
         store.exists,
         store.delete,
         store.location,
@@ -262,7 +255,6 @@ def test_a_big_file(store: RunStore) -> None:
     assert store.create("labels/big.parquet", body)
     assert not store.create("labels/big.parquet", b"small")
     assert store.read("labels/big.parquet") == body
-    assert store.read_tail("labels/big.parquet", 8) == body[-8:]
     assert [file.size_bytes for file in store.list("labels")] == [len(body)]
 
 
@@ -304,9 +296,8 @@ def test_reading_is_one_request(s3_store: RunStore, moto_s3: MotoS3) -> None:
     s3_store.create("a", b"0123456789")
     moto_s3.forget_requests()
     s3_store.read("a")
-    s3_store.read_tail("a", 4)
-    assert moto_s3.counts == {"GetObject": 2}
-    assert moto_s3.bytes_sent == 14
+    assert moto_s3.counts == {"GetObject": 1}
+    assert moto_s3.bytes_sent == 10
 
 
 def test_listing_is_never_remembered(s3_store: RunStore, moto_bucket: S3Bucket) -> None:
@@ -327,7 +318,6 @@ def test_bursts_of_errors_are_survived(
         lambda: s3_store.create("a", b"123"),
         lambda: s3_store.replace("b", b"1"),
         lambda: s3_store.read("a"),
-        lambda: s3_store.read_tail("a", 1),
         lambda: s3_store.open("a").read(),
         lambda: s3_store.exists("a"),
         lambda: paths(s3_store),
@@ -402,7 +392,6 @@ def test_denied_access(s3_store: RunStore, moto_s3: MotoS3) -> None:
         lambda: s3_store.create("b", b""),
         lambda: s3_store.replace("a", b""),
         lambda: s3_store.read("a"),
-        lambda: s3_store.read_tail("a", 1),
         lambda: s3_store.open("a"),
         lambda: s3_store.exists("a"),
         lambda: paths(s3_store),

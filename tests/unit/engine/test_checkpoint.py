@@ -38,6 +38,7 @@ def test_a_folder_tells_about_itself(folder: Path) -> None:
     assert (found.folder, found.name, found.revision) == (folder, str(folder), None)
     assert (found.model_type, found.image_size, found.max_tokens) == ("sam3", IMAGE_SIZE, 32)
     assert found.image_mean == found.image_std == (0.5, 0.5, 0.5)
+    assert found.weight_bytes == (folder / "model.safetensors").stat().st_size
     for name in ("config.json", "model.safetensors", "tokenizer_config.json", "preprocessor_config.json"):
         assert found.files[name] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
@@ -92,6 +93,15 @@ def test_a_missing_part_is_named(folder: Path) -> None:
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"incomplete: model-00002-of-00002\.safetensors"):
         resolve_checkpoint(str(folder))
+
+
+def test_weights_in_parts_are_as_large_as_all_of_them(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    for name, size in (("1.safetensors", 700), ("2.safetensors", 50), ("left-over.safetensors", 9)):
+        (folder / name).write_bytes(bytes(size))
+    index = {"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert resolve_checkpoint(str(folder)).weight_bytes == 750
 
 
 def test_a_git_lfs_pointer_is_refused(folder: Path) -> None:

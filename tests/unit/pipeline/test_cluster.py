@@ -6,44 +6,149 @@ import pytest
 import ray
 
 from sam3lt_ray.config.schema import ComputeSettings
+from sam3lt_ray.engine.checkpoint import resolve_checkpoint
 from sam3lt_ray.errors import UsageError
-from sam3lt_ray.pipeline.cluster import plan_actors
+from sam3lt_ray.pipeline.cluster import (
+    COMMIT_CPUS,
+    MEMORY_PER_SMALL_ACTOR_BYTES,
+    READ_CPUS,
+    SMALL_CHECKPOINT_BYTES,
+    ActorResources,
+    plan_actors,
+)
+
+LARGE, SMALL = SMALL_CHECKPOINT_BYTES + 1, SMALL_CHECKPOINT_BYTES
+Node = dict[str, float]
+MUCH_MEMORY = 1e12
 
 
-def _plan(monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], **settings: object) -> tuple[int, float, str]:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
-    plan = plan_actors(ComputeSettings.model_validate(settings))
+def _plan(
+    monkeypatch: pytest.MonkeyPatch, *nodes: Node, weight_bytes: int = LARGE, **settings: object
+) -> ActorResources:
+    """A plan that leaves every kind of task its place, however the actors are spread over the nodes."""
+    listed = [{"Alive": True, "Resources": {"memory": MUCH_MEMORY, **node}} for node in nodes]
+    gone = {"Alive": False, "Resources": {"CPU": 512.0, "GPU": 64.0, "memory": MUCH_MEMORY}}
+    monkeypatch.setattr(ray, "nodes", lambda: [gone, *listed])
+    plan = plan_actors(ComputeSettings.model_validate(settings), weight_bytes)
     assert plan.engine_threads >= 1
     assert plan.decode_threads >= 1
-    reserved_cpus = plan.num_actors * plan.num_cpus
-    assert reserved_cpus <= max(1.0, resources["CPU"]), "nothing would be left to read with"
-    return plan.num_actors, plan.num_gpus, plan.device
-
-
-@pytest.mark.parametrize(("cpus", "num_actors"), [(1, 1), (2, 1), (4, 1), (9, 2), (64, 15)])
-def test_cpu_pool(monkeypatch: pytest.MonkeyPatch, cpus: float, num_actors: int) -> None:
-    assert _plan(monkeypatch, {"CPU": cpus}) == (num_actors, 0.0, "cpu")
+    cpus = [node["CPU"] for node in nodes if "CPU" in node]
+    reserved = plan.num_actors * plan.num_cpus
+    assert (sum(cpus) - reserved) / len(cpus) >= READ_CPUS + COMMIT_CPUS - 1e-9, "nothing would be left to read with"
+    assert reserved <= max(1.0, sum(cpus) - 1)
+    assert plan.num_cpus <= max(cpus), "it would fit on no node"
+    return plan
 
 
 @pytest.mark.parametrize(
-    ("resources", "settings", "expected"),
+    ("cpus", "num_actors", "num_cpus", "threads"),
+    [(1, 1, 0.4, 1), (2, 1, 1, 2), (4, 1, 3, 4), (9, 2, 4, 4), (16, 3, 4, 5), (64, 15, 4, 4)],
+)
+def test_a_large_model_gets_actors_of_several_cores(
+    monkeypatch: pytest.MonkeyPatch, cpus: float, num_actors: int, num_cpus: float, threads: int
+) -> None:
+    plan = _plan(monkeypatch, {"CPU": cpus})
+    assert (plan.num_actors, plan.num_cpus, plan.engine_threads) == (num_actors, pytest.approx(num_cpus), threads)
+    assert (plan.num_gpus, plan.device) == (0.0, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("cpus", "num_cpus"), [(1, 0.4), (2, 0.5), (4, 0.75), (8, 0.875), (16, 0.9), (64, 0.9), (200, 0.9)]
+)
+def test_a_small_model_gets_an_actor_per_core(monkeypatch: pytest.MonkeyPatch, cpus: float, num_cpus: float) -> None:
+    plan = _plan(monkeypatch, {"CPU": cpus}, weight_bytes=SMALL)
+    assert (plan.num_actors, plan.engine_threads, plan.decode_threads) == (cpus, 1, 1)
+    assert plan.num_cpus == pytest.approx(num_cpus)
+    assert (plan.num_gpus, plan.device) == (0.0, "cpu")
+
+
+def test_the_demo_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    demo = resolve_checkpoint("demo").weight_bytes
+    assert _plan(monkeypatch, {"CPU": 2}, weight_bytes=demo).num_actors == 2
+
+
+@pytest.mark.parametrize(
+    ("cpus", "room_for", "num_actors", "threads"), [(64, 20, 20, 3), (8, 4, 4, 2), (8, 0.5, 1, 8), (2, 3, 2, 1)]
+)
+def test_memory_limits_the_actors_of_a_small_model_and_they_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cpus: float, room_for: float, num_actors: int, threads: int
+) -> None:
+    memory = room_for * MEMORY_PER_SMALL_ACTOR_BYTES
+    plan = _plan(monkeypatch, {"CPU": cpus, "memory": memory}, weight_bytes=SMALL)
+    assert (plan.num_actors, plan.engine_threads) == (num_actors, threads)
+    assert _plan(monkeypatch, {"CPU": cpus, "memory": memory}) == _plan(monkeypatch, {"CPU": cpus})
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
     [
-        ({"CPU": 16, "GPU": 1}, {}, (1, 1.0, "cuda")),
-        ({"CPU": 128, "GPU": 8}, {}, (8, 1.0, "cuda")),
-        ({"CPU": 16, "GPU": 1}, {"gpus_per_actor": 0.5}, (2, 0.5, "cuda")),
-        ({"CPU": 16, "GPU": 8}, {"actors": 3}, (3, 1.0, "cuda")),
-        ({"CPU": 16, "GPU": 8}, {"device": "cpu"}, (3, 0.0, "cpu")),
+        ({"actors": 1}, (1, 3.0, 4)),
+        ({"actors": 3}, (3, 1.0, 1)),
+        ({"cpus_per_actor": 1.5}, (2, 1.5, 2)),
+        ({"actors": 2, "cpus_per_actor": 0.5}, (2, 0.5, 2)),
+    ],
+)
+def test_explicit_settings_win(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], expected: tuple[int, float, int]
+) -> None:
+    for weight_bytes in (SMALL, LARGE):
+        plan = _plan(monkeypatch, {"CPU": 4}, weight_bytes=weight_bytes, **settings)
+        assert (plan.num_actors, plan.num_cpus, plan.engine_threads) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "of_large", "of_small"),
+    [
+        ([4, 4, 4, 4], 4, 16),
+        ([2, 2], 2, 4),
+        ([1, 1, 1, 1], 4, 4),
+        ([16, 16], 7, 32),
+        ([2, 64], 16, 66),
+    ],
+)
+def test_every_node_counts(monkeypatch: pytest.MonkeyPatch, nodes: list[float], of_large: int, of_small: int) -> None:
+    parts: list[Node] = [{"CPU": cpus} for cpus in nodes]
+    assert _plan(monkeypatch, *parts, {"GPU": 0.0}).num_actors == of_large
+    assert _plan(monkeypatch, *parts, weight_bytes=SMALL).num_actors == of_small
+    assert _plan(monkeypatch, *parts, actors=3).num_actors == 3
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "expected"),
+    [
+        ([{"CPU": 16, "GPU": 1}], {}, (1, 1.0, 15.0)),
+        ([{"CPU": 128, "GPU": 8}], {}, (8, 1.0, 15.0)),
+        ([{"CPU": 128, "GPU": 8}] * 3, {}, (24, 1.0, 15.0)),
+        ([{"CPU": 16, "GPU": 1}], {"gpus_per_actor": 0.5}, (2, 0.5, 7.0)),
+        ([{"CPU": 16, "GPU": 8}], {"actors": 3}, (3, 1.0, 5.0)),
+        ([{"CPU": 1, "GPU": 1}], {}, (1, 1.0, 0.4)),
+        ([{"CPU": 8, "GPU": 8}], {}, (8, 1.0, 0.875)),
+        ([{"CPU": 64}, {"CPU": 8, "GPU": 1}], {}, (1, 1.0, 7.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {"actors": 1}, (1, 1.0, 15.0)),
     ],
 )
 def test_gpu_pool(
     monkeypatch: pytest.MonkeyPatch,
-    resources: dict[str, float],
+    nodes: list[Node],
     settings: dict[str, object],
-    expected: tuple[int, float, str],
+    expected: tuple[int, float, float],
 ) -> None:
-    assert _plan(monkeypatch, resources, **settings) == expected
+    for weight_bytes in (SMALL, LARGE):
+        plan = _plan(monkeypatch, *nodes, weight_bytes=weight_bytes, **settings)
+        assert (plan.num_actors, plan.num_gpus, plan.num_cpus) == (*expected[:2], pytest.approx(expected[2]))
+        assert plan.device == "cuda"
+
+
+def test_gpus_can_be_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = _plan(monkeypatch, {"CPU": 16, "GPU": 8}, device="cpu")
+    assert (plan.num_actors, plan.num_gpus, plan.device) == (3, 0.0, "cpu")
 
 
 def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="the cluster has 0 GPUs"):
         _plan(monkeypatch, {"CPU": 8}, device="cuda")
+
+
+def test_a_cluster_that_has_yet_to_grow_counts_as_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [])
+    assert plan_actors(ComputeSettings(), SMALL).num_actors == 1

@@ -69,6 +69,13 @@ def test_fingerprint_ignores_names_and_place() -> None:
     assert renamed.fingerprint == IDENTITY.fingerprint
 
 
+def test_fingerprint_depends_on_types_but_not_on_order() -> None:
+    turned = dataclasses.replace(IDENTITY, settings=dict(reversed(IDENTITY.settings.items())))
+    assert turned.fingerprint == IDENTITY.fingerprint
+    as_text = dataclasses.replace(IDENTITY, settings={**IDENTITY.settings, "labeling.score_floor": "0.2"})
+    assert as_text.fingerprint != IDENTITY.fingerprint
+
+
 def test_a_folder_that_is_no_run_is_said_so(store: RunStore) -> None:
     with pytest.raises(InputError, match=r"no run\.json"):
         read_run(store)
