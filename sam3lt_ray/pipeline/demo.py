@@ -27,7 +27,7 @@ from sam3lt_ray.progress import ProgressListener
 from sam3lt_ray.storage.store import open_store
 from sam3lt_ray.vocabulary.loading import load_vocabulary
 
-_IMAGES_PER_UNIT = 16  # small units: progress moves, and a killed demo loses little
+_IMAGES_PER_UNIT = 8  # small units: progress moves, actors share even a few scenes, and a killed demo loses little
 
 
 @dataclass(frozen=True, slots=True)
