@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from sam3lt_ray.engine.ops import box_attention as plain_boxes
+from sam3lt_ray.engine.ops import box_refinement as plain_refinement
 from sam3lt_ray.engine.ops import mask_changes as plain_changes
 from sam3lt_ray.engine.ops import normalization as plain_norm
 from sam3lt_ray.engine.ops import rotary as plain_rotary
@@ -97,6 +98,17 @@ def box_bias(make: Maker) -> tuple[Results, Results]:
     return found, expected
 
 
+def refine_boxes(make: Maker, shared: bool) -> tuple[Results, Results]:
+    from sam3lt_ray.engine.kernels import box_refinement
+
+    delta, boxes = make.float32(3, 7, 4), make.float32(1 if shared else 3, 7, 4, scale=4).sigmoid()
+    boxes[:, 0] = torch.tensor([0.0, 1.0, 1e-5, 0.9999], device=make.device)  # where logits are clamped
+    factors = 6.28 / 10_000 ** (torch.arange(24, device=make.device).float() / 24)
+    found = box_refinement.refine_boxes(delta, boxes, factors, 1e-3, make.dtype)
+    with plain_operations():
+        return found, plain_refinement.refine_boxes(delta, boxes, factors, make.dtype)
+
+
 def attend_boxes(make: Maker, height: int, width: int, shared: bool) -> tuple[Results, Results]:
     from sam3lt_ray.engine.kernels import box_attention
 
@@ -151,6 +163,8 @@ CASES: dict[str, Case] = {
     "attend_words": lambda make: attend_words(make, 5, with_delta=True),
     "attend_words at the beginning": lambda make: attend_words(make, 4, with_delta=False),
     "box_bias": box_bias,
+    "refine_boxes": lambda make: refine_boxes(make, shared=False),
+    "refine_boxes from the same ones": lambda make: refine_boxes(make, shared=True),
     "attend_boxes": lambda make: attend_boxes(make, 16, 8, shared=False),
     "attend_boxes on an odd grid": lambda make: attend_boxes(make, 5, 13, shared=False),
     "attend_boxes with one bias for all": lambda make: attend_boxes(make, 8, 24, shared=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -11,8 +11,7 @@ from torch.nn import functional
 from sam3lt_ray.engine.devices import Placement
 from sam3lt_ray.engine.layers import Perceptron, take_perceptron
 from sam3lt_ray.engine.ops.box_attention import Layer, box_bias
-
-_INVERSE_SIGMOID_EPS: Final = 1e-3  # part of the trained model: refinement starts from clamped logits
+from sam3lt_ray.engine.ops.box_refinement import encode_boxes, refine_boxes
 
 
 def to_corners(boxes_cxcywh: torch.Tensor) -> torch.Tensor:
@@ -21,40 +20,36 @@ def to_corners(boxes_cxcywh: torch.Tensor) -> torch.Tensor:
     return torch.cat([center - half, center + half], dim=-1)
 
 
-def inverse_sigmoid(values: torch.Tensor) -> torch.Tensor:
-    """Logit of values in [0, 1], clamped near both ends as the model was trained."""
-    values = values.clamp(0, 1)
-    return (values.clamp(min=_INVERSE_SIGMOID_EPS) / (1 - values).clamp(min=_INVERSE_SIGMOID_EPS)).log()
-
-
 @dataclass(frozen=True, slots=True)
 class BoxGeometry:
     """What boxes mean to attention.
 
     Attributes:
-        frequencies: Divisors of the sine encoding, [C / 2].
-        scale: Factor on coordinates in [0, 1] before the encoding.
+        factors: From a coordinate in [0, 1] to the angles of its encoding, [C / 2].
         position_head: From encoded boxes (2 C) to query positions (C), in the dtype of the queries.
         bias_x, bias_y: Two layers each, from log distances to the two sides of a box to a bias per head.
         grid_hw: Rows and columns of image tokens.
         dtype: Of the queries.
     """
 
-    frequencies: torch.Tensor
-    scale: float
+    factors: torch.Tensor
     position_head: Perceptron
     bias_x: tuple[Layer, Layer]
     bias_y: tuple[Layer, Layer]
     grid_hw: tuple[int, int]
     dtype: torch.dtype
 
-    def query_positions(self, boxes_cxcywh: torch.Tensor) -> torch.Tensor:
-        """Positions of the presence token (none: zeros) and the queries, [n, Q, 4] to [n, Q + 1, C]."""
-        x, y, width, height = boxes_cxcywh.unbind(-1)
-        center_y_first = torch.stack([y, x, width, height], dim=-1)  # a list as index would be copied, and waited for
-        angles = (center_y_first * self.scale)[..., None] / self.frequencies
-        encoded = torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-3)
-        return functional.pad(self.position_head(encoded.to(self.dtype)), (0, 0, 1, 0))
+    def encode(self, boxes_cxcywh: torch.Tensor) -> torch.Tensor:
+        """[n, Q, 4] to [n, Q, 2 C], in the dtype of the queries."""
+        return encode_boxes(boxes_cxcywh, self.factors).to(self.dtype)
+
+    def refine(self, delta: torch.Tensor, boxes_cxcywh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """New boxes and their encoding: :func:`~sam3lt_ray.engine.ops.box_refinement.refine_boxes`."""
+        return refine_boxes(delta, boxes_cxcywh, self.factors, self.dtype)
+
+    def query_positions(self, encoded: torch.Tensor) -> torch.Tensor:
+        """Positions of the presence token (none: zeros) and the queries, [n, Q, 2 C] to [n, Q + 1, C]."""
+        return functional.pad(self.position_head(encoded), (0, 0, 1, 0))
 
     def attention_bias(self, boxes_cxcywh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """How much each query's box draws attention to each image token: a row term and a column term.
@@ -77,8 +72,7 @@ def take_box_geometry(module: Any, grid_hw: tuple[int, int], placement: Placemen
     index = torch.arange(encoding.num_position_features, device=placement.device)
     pairs = torch.div(index, 2, rounding_mode="floor").float()
     return BoxGeometry(
-        frequencies=encoding.temperature ** (2 * pairs / encoding.num_position_features),
-        scale=float(encoding.scale),
+        factors=float(encoding.scale) / encoding.temperature ** (2 * pairs / encoding.num_position_features),
         position_head=take_perceptron(module.ref_point_head, placement, placement.dtype),
         bias_x=_two_layers(module.box_rpb_embed_x, placement),
         bias_y=_two_layers(module.box_rpb_embed_y, placement),

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from sam3lt_ray.engine.boxes import BoxGeometry, inverse_sigmoid, take_box_geometry, to_corners
+from sam3lt_ray.engine.boxes import BoxGeometry, take_box_geometry, to_corners
 from sam3lt_ray.engine.devices import Placement
 from sam3lt_ray.engine.layers import (
     Affine,
@@ -21,7 +21,7 @@ from sam3lt_ray.engine.ops.box_attention import attend_boxes
 from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm
 from sam3lt_ray.engine.ops.token_attention import BASE_2, attend
 from sam3lt_ray.engine.pairs import Pairs
-from sam3lt_ray.engine.prompt_attention import PromptAttention, fold_prompts
+from sam3lt_ray.engine.prompt_attention import PromptAttention, PromptAttentions, fold_prompts
 from sam3lt_ray.engine.text_bank import TextFeatures
 
 _MOST_PRESENCE_LOGIT: Final = 10.0
@@ -56,7 +56,6 @@ class DecoderLayer:
     self_value: Affine
     self_out: Affine
     norm_after_self: LayerNorm
-    text: PromptAttention
     norm_after_text: LayerNorm
     vision_query: Affine
     vision_out: Affine
@@ -115,11 +114,14 @@ class DetrDecoder:
         placement: Placement,
     ) -> None:
         in_float32 = Placement(placement.device, torch.float32)
-        self._layers = tuple(_take_layer(layer, text, placement) for layer in module.layers)
+        self._layers = tuple(_take_layer(layer, placement) for layer in module.layers)
         attentions = [layer.vision_cross_attn for layer in module.layers]
         self._keys = Affine(torch.cat([place(one.k_proj.weight, placement) for one in attentions]), None)
         self._values = Affine(torch.cat([place(one.v_proj.weight, placement) for one in attentions]), None)
         self._token_positions = place(positions, placement)
+        self._texts = PromptAttentions(
+            [fold_prompts(one.text_cross_attn, text, placement) for one in module.layers[1:]]
+        )
         self._geometry: BoxGeometry = take_box_geometry(module, grid_hw, placement)
         self._output_norm = take_norm(module.output_layer_norm, placement)
         self._box_head = take_perceptron(module.box_head, placement)
@@ -130,12 +132,14 @@ class DetrDecoder:
         self.num_queries: int = queries.shape[0]
         self._first_boxes = place(module.reference_points.weight, in_float32).sigmoid()[None]
         self._first_bias = self._geometry.attention_bias(self._first_boxes)
-        first_positions = take_box_geometry(module, grid_hw, in_float32).query_positions(self._first_boxes)
+        exact = take_box_geometry(module, grid_hw, in_float32)
+        first_positions = exact.query_positions(exact.encode(self._first_boxes))
         self._first_positions = first_positions.to(placement.dtype)
-        first = _take_layer(module.layers[0], text, in_float32)
+        first = _take_layer(module.layers[0], in_float32)
         hidden = torch.cat([place(module.presence_token.weight, in_float32), queries])[None]
         hidden = first.meet_each_other(hidden, first_positions).expand(text.tokens.shape[0], -1, -1)
-        self._start = first.meet_text(hidden, first_positions, first.text).to(placement.dtype)
+        words = fold_prompts(module.layers[0].text_cross_attn, text, in_float32)
+        self._start = first.meet_text(hidden, first_positions, words).to(placement.dtype)
 
     def find(self, memory: torch.Tensor, pairs: Pairs) -> Candidates:
         """Runs the decoder.
@@ -147,24 +151,24 @@ class DetrDecoder:
         keys = self._keys(memory + self._token_positions).chunk(len(self._layers), dim=-1)
         values = self._values(memory).chunk(len(self._layers), dim=-1)
         hidden = self._start[pairs.prompts]
-        boxes = self._first_boxes.expand(memory.shape[0], -1, -1)
-        positions, bias = self._first_positions, self._first_bias
+        texts = self._texts.select(pairs.prompts)
+        boxes, positions, bias = self._first_boxes, self._first_positions, self._first_bias
         normed = hidden[:, 1:].float()
         for number, layer in enumerate(self._layers):
             if number > 0:
-                positions = self._geometry.query_positions(boxes)
-                bias = self._geometry.attention_bias(boxes)
                 hidden = layer.meet_each_other(hidden, positions)
-                hidden = layer.meet_text(hidden, positions, layer.text.select(pairs.prompts))
+                hidden = layer.meet_text(hidden, positions, texts[number - 1])
             hidden = layer.meet_image(hidden, positions, keys[number], values[number], bias)
             normed = self._output_norm.in_float32(hidden[:, 1:])
-            boxes = (self._box_head(normed) + inverse_sigmoid(boxes)).sigmoid()
+            boxes, encoded = self._geometry.refine(self._box_head(normed), boxes)
+            if number + 1 < len(self._layers):
+                positions, bias = self._geometry.query_positions(encoded), self._geometry.attention_bias(boxes)
         presence = self._presence_head(self._presence_norm.in_float32(hidden[:, 0]))[:, 0]
         presence = presence.clamp(-_MOST_PRESENCE_LOGIT, _MOST_PRESENCE_LOGIT).sigmoid()
         return Candidates(normed, to_corners(boxes), presence)
 
 
-def _take_layer(module: Any, text: TextFeatures, placement: Placement) -> DecoderLayer:
+def _take_layer(module: Any, placement: Placement) -> DecoderLayer:
     own, vision = module.self_attn, module.vision_cross_attn
     weight = [place(part.weight, placement, torch.float32) for part in (own.q_proj, own.k_proj)]
     query_bias = place(own.q_proj.bias, placement, torch.float32)
@@ -177,7 +181,6 @@ def _take_layer(module: Any, text: TextFeatures, placement: Placement) -> Decode
         self_value=Affine(place(own.v_proj.weight, placement), None),
         self_out=_out_with_value_bias(own, placement),
         norm_after_self=take_norm(module.self_attn_layer_norm, placement),
-        text=fold_prompts(module.text_cross_attn, text, placement),
         norm_after_text=take_norm(module.text_cross_attn_layer_norm, placement),
         vision_query=Affine(
             place(place(vision.q_proj.weight, placement, torch.float32) * scale, placement),

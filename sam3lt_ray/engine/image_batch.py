@@ -7,9 +7,8 @@ masks are wanted?) while the next one is being computed, and run lengths are fet
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Final
 
 import numpy as np
@@ -88,7 +87,7 @@ class ImageBatch:
         with busy.section():
             self._features: ImageFeatures = parts.vision.encode(to_device(np.stack(pixels), device))
             self._started = parts.grounding.start(self._features.tokens)
-        self._image_parts: dict[int, list[torch.Tensor]] = {}
+        self._image_parts = _ImageParts({}, [])
         shape = (len(sizes_hw), parts.num_prompts)
         self._presence: npt.NDArray[np.float32] = np.zeros(shape, np.float32)
         self._saturated: npt.NDArray[np.bool_] = np.zeros(shape, np.bool_)
@@ -130,13 +129,13 @@ class ImageBatch:
         found = self._look_at(chunk)
         done = {(one.image, one.prompt) for some, _ in self._encodings for one in some}
         left = [one for one in found if (one.image, one.prompt) not in done]
+        if left:
+            with self._busy.section():
+                parts = self._make_image_parts(sorted({one.image for one in left}))
         for start in range(0, len(left), masks_at_once):
             with self._busy.section():
-                self._make_masks(chunk.pairs, left[start : start + masks_at_once])
+                self._make_masks(chunk.pairs, left[start : start + masks_at_once], parts)
         self._chunks.popleft()
-        # Later chunks begin with this one's last image at the earliest.
-        last_image = int(chunk.image_prompt[-1, 0])
-        self._image_parts = {image: parts for image, parts in self._image_parts.items() if image >= last_image}
 
     def results(self) -> list[ImageDetections]:
         """Everything that was found, image by image, once all chunks are settled."""
@@ -168,32 +167,63 @@ class ImageBatch:
             )
         return found
 
-    def _make_masks(self, pairs: GroundedPairs, found: Sequence[_Found]) -> None:
-        rows = np.array([one.row for one in found], np.int32)
-        prompts = np.array([one.prompt for one in found], np.int32)
-        queries = np.zeros((len(found), max(len(one.queries) for one in found)), np.int64)
+    def _make_masks(self, pairs: GroundedPairs, found: Sequence[_Found], parts: _ImageParts) -> None:
+        queries = np.zeros((len(found), max(len(one.queries) for one in found)), np.int32)
         for number, one in enumerate(found):
             queries[number, : len(one.queries)] = one.queries
-        device_rows = to_device(rows, self._device)
-        images = sorted({one.image for one in found})
+        numbers = np.array([(one.row, one.prompt, parts.rows[one.image]) for one in found], np.int32)
+        rows, prompts, images = to_device(np.ascontiguousarray(numbers.T), self._device)
         logits = self._parts.mask_head.logits(
-            pairs.memory[device_rows],
-            to_device(prompts, self._device),
-            self._gather_image_parts(images),
-            to_device(np.array([images.index(one.image) for one in found], np.int32), self._device),
-            pairs.queries[device_rows[:, None], to_device(queries, self._device)],
+            pairs.memory[rows],
+            prompts,
+            parts.by_stage,
+            images,
+            pairs.queries[rows[:, None], to_device(queries, self._device)],
         )
-        numbered: Iterable[tuple[int, _Found]] = enumerate(found)
-        for image, group in groupby(numbered, key=lambda item: item[1].image):
-            members = list(group)
-            kept = [logits[number, : len(one.queries)] for number, one in members]
-            encoding = MaskEncoding(torch.cat(kept), self._sizes_hw[image], self._parts.mask_threshold)
-            self._encodings.append(([one for _, one in members], encoding))
+        # Masks of one size go to run lengths together, whichever images they belong to.
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for number, one in enumerate(found):
+            by_size.setdefault(self._sizes_hw[one.image], []).append(number)
+        for size_hw, members in by_size.items():
+            kept = torch.cat([logits[number, : len(found[number].queries)] for number in members])
+            encoding = MaskEncoding(kept, size_hw, self._parts.mask_threshold)
+            self._encodings.append(([found[number] for number in members], encoding))
 
-    def _gather_image_parts(self, images: Sequence[int]) -> list[torch.Tensor]:
-        for image in images:
-            if image not in self._image_parts:
-                fine = self._parts.vision.fine_features(self._features.backbone[image : image + 1])
-                self._image_parts[image] = self._parts.mask_head.image_parts(fine)
-        per_stage = zip(*(self._image_parts[image] for image in images), strict=True)
-        return [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in per_stage]
+    def _make_image_parts(self, images: Sequence[int]) -> _ImageParts:
+        """The mask head's maps of some images; of one that an earlier chunk has seen they are there already."""
+        known = [image for image in images if image in self._image_parts.rows]
+        new = [image for image in images if image not in self._image_parts.rows]
+        parts = [self._image_parts.of(known)] if known else []
+        if new:
+            backbone = self._features.backbone
+            some = backbone if len(new) == len(backbone) else backbone[to_device(np.array(new), self._device)]
+            made = self._parts.mask_head.image_parts(self._parts.vision.fine_features(some))
+            parts.append(_ImageParts({image: row for row, image in enumerate(new)}, made))
+        self._image_parts = parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
+        return self._image_parts
+
+
+@dataclass(frozen=True, slots=True)
+class _ImageParts:
+    """What the mask head needs of some images.
+
+    Attributes:
+        rows: Where an image is.
+        by_stage: One tensor per upsampling stage, [images, C, height, width].
+    """
+
+    rows: dict[int, int]
+    by_stage: list[torch.Tensor]
+
+    def of(self, images: Sequence[int]) -> _ImageParts:
+        """Those of some of the images."""
+        if list(self.rows) == list(images):
+            return self
+        some = [torch.stack([part[self.rows[image]] for image in images]) for part in self.by_stage]
+        return _ImageParts({image: row for row, image in enumerate(images)}, some)
+
+    def joined(self, other: _ImageParts) -> _ImageParts:
+        """These and others behind them."""
+        behind = {image: len(self.rows) + row for image, row in other.rows.items()}
+        both = [torch.cat(parts) for parts in zip(self.by_stage, other.by_stage, strict=True)]
+        return _ImageParts({**self.rows, **behind}, both)

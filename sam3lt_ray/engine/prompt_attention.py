@@ -12,6 +12,7 @@ weights sum to one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,30 @@ class PromptAttention:
         logits = torch.baddbmm(self.key_bias, queries, self.keys)
         weights = torch.unflatten(logits, -1, (-1, self.num_heads)).softmax(dim=-2).flatten(-2)
         return torch.bmm(weights, self.values)
+
+
+class PromptAttentions:
+    """Several layers, chosen from together.
+
+    Args:
+        layers: Folded with the same prompts, of the same shape; there may be none.
+    """
+
+    def __init__(self, layers: Sequence[PromptAttention]) -> None:
+        self._layers = tuple(layers)
+        if self._layers:
+            self._keys, self._key_bias, self._values = (
+                torch.stack([getattr(layer, name) for layer in self._layers], dim=1)
+                for name in ("keys", "key_bias", "values")
+            )
+
+    def select(self, prompts: torch.Tensor) -> list[PromptAttention]:
+        """Each layer for the prompts of n pairs, int [n]."""
+        if not self._layers:
+            return []
+        parts = (part[prompts].unbind(1) for part in (self._keys, self._key_bias, self._values))
+        heads = self._layers[0].num_heads
+        return [PromptAttention(keys, bias, values, heads) for keys, bias, values in zip(*parts, strict=True)]
 
 
 def fold_prompts(attention: Any, text: TextFeatures, placement: Placement) -> PromptAttention:

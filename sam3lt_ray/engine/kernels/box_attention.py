@@ -17,10 +17,12 @@ def _box_bias(
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     valid = rows < num_rows
-    position, box = rows % SIZE, rows // SIZE
-    query, pair = box % NUM_QUERIES, box // NUM_QUERIES
-    center = tl.load(boxes_ptr + box * 4 + AXIS, mask=valid, other=0.0)
-    half = 0.5 * tl.load(boxes_ptr + box * 4 + AXIS + 2, mask=valid, other=0.0)
+    position, query = rows % SIZE, rows // SIZE % (NUM_QUERIES + 1)
+    pair = rows // SIZE // (NUM_QUERIES + 1)
+    has_box = query > 0  # the presence token has none
+    box = boxes_ptr + (pair * NUM_QUERIES + query - 1) * 4 + AXIS
+    center = tl.load(box, mask=valid & has_box, other=0.0)
+    half = 0.5 * tl.load(box + 2, mask=valid & has_box, other=0.0)
     here = position.to(tl.float32) / SIZE
     near, far = (here - (center - half)) * 8, (here - (center + half)) * 8
     near = tl.where(near < 0, -1.0, 1.0) * tl.log2(tl.abs(near) + 1) / 3  # log2(8)
@@ -36,7 +38,8 @@ def _box_bias(
         second = tl.load(second_weight_ptr + heads[None, :] * HIDDEN + units[:, None], mask=is_head[None, :], other=0.0)
         bias = tl.dot(hidden, second, bias, input_precision="tf32")
     bias = (bias + tl.load(second_bias_ptr + heads, mask=is_head, other=0.0)[None, :]) * 1.4426950408889634
-    at = ((pair[:, None] * HEADS + heads[None, :]) * (NUM_QUERIES + 1) + query[:, None] + 1) * SIZE + position[:, None]
+    bias = tl.where(has_box[:, None], bias, 0.0)
+    at = ((pair[:, None] * HEADS + heads[None, :]) * (NUM_QUERIES + 1) + query[:, None]) * SIZE + position[:, None]
     tl.store(out_ptr + at, bias, mask=valid[:, None] & is_head[None, :])
 
 
@@ -50,8 +53,8 @@ def box_bias(
     """See :func:`sam3lt_ray.engine.ops.box_attention.box_bias`; layers come as (weight, bias)."""
     num_pairs, num_queries, _ = boxes_cxcywh.shape
     heads, hidden = second[0].shape
-    out = torch.zeros((num_pairs, heads, num_queries + 1, size), dtype=torch.float32, device=boxes_cxcywh.device)
-    num_rows = num_pairs * num_queries * size
+    out = torch.empty((num_pairs, heads, num_queries + 1, size), dtype=torch.float32, device=boxes_cxcywh.device)
+    num_rows = num_pairs * (num_queries + 1) * size
     _box_bias[(triton.cdiv(num_rows, 128),)](
         boxes_cxcywh, *first, *second, out, num_rows, axis, size, num_queries, hidden, heads, 128, 32, num_warps=4
     )

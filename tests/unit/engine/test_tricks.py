@@ -163,7 +163,7 @@ def test_box_bias_and_positions(parts: Parts) -> None:
     by_row, by_column = geometry.attention_bias(boxes)
     close((by_row[..., :, None] + by_column[..., None, :]).flatten(-2) / BASE_2, expected)
     positions = module.ref_point_head(module.position_encoding.encode_boxes(boxes))
-    close(geometry.query_positions(boxes), functional.pad(positions, (0, 0, 1, 0)))
+    close(geometry.query_positions(geometry.encode(boxes)), functional.pad(positions, (0, 0, 1, 0)))
 
 
 def test_mask_head_with_phases_and_shared_image_parts(parts: Parts) -> None:
