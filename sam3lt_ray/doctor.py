@@ -6,6 +6,7 @@ Ray and torch are asked in processes of their own: a broken installation may end
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -54,13 +55,17 @@ def examine(loaded: LoadedConfig | None = None) -> Iterator[Finding]:
     """
     yield check_python(sys.version_info[:2])
     yield _guarded("Ray", lambda: f"{ask_python(_RAY_SCRIPT)['version']}")
-    yield from _check_torch(loaded.config if loaded is not None else None)
+    torch = _guarded_torch()
+    gpus = len(torch["gpus"]) if isinstance(torch, dict) else 0
+    yield from _describe_torch(torch, loaded.config if loaded is not None else None)
     if loaded is None:
         yield _guarded("checkpoint", lambda: _describe_checkpoint("demo", None))
         return
     config = loaded.config
     yield _guarded("checkpoint", lambda: _describe_checkpoint(config.model.checkpoint, config.model.revision))
     yield _guarded("vocabulary", lambda: _describe_vocabulary(loaded))
+    if gpus:
+        yield _guarded("CPU", lambda: _describe_cores(loaded, gpus))
     yield _guarded("input", lambda: _describe_input(config))
     yield _guarded("output", lambda: _describe_output(config))
 
@@ -103,11 +108,16 @@ def _guarded(subject: str, describe: Callable[[], str]) -> Finding:
         return Finding(subject, False, " ".join(text.split()))
 
 
-def _check_torch(config: Config | None) -> Iterator[Finding]:
+def _guarded_torch() -> dict[str, Any] | RuntimeError:
     try:
-        torch = ask_python(_TORCH_SCRIPT)
+        return ask_python(_TORCH_SCRIPT)
     except RuntimeError as error:
-        yield Finding("torch", False, str(error))
+        return error
+
+
+def _describe_torch(torch: dict[str, Any] | RuntimeError, config: Config | None) -> Iterator[Finding]:
+    if isinstance(torch, RuntimeError):
+        yield Finding("torch", False, str(torch))
         return
     yield Finding("torch", True, str(torch["version"]))
     yield check_gpus(torch["gpus"], wants_cuda=config is not None and config.compute.device == "cuda")
@@ -135,6 +145,16 @@ def _describe_vocabulary(loaded: LoadedConfig) -> str:
 
     vocabulary = load_vocabulary(loaded.config.vocabulary, base_dir=loaded.base_dir)
     return f"{len(vocabulary.labels)} labels, {len(vocabulary.prompts)} prompts"
+
+
+def _describe_cores(loaded: LoadedConfig, num_gpus: int) -> str:
+    from sam3lt_ray.pipeline.feeding import cores_per_gpu
+    from sam3lt_ray.vocabulary.loading import load_vocabulary
+
+    num_prompts = len(load_vocabulary(loaded.config.vocabulary, base_dir=loaded.base_dir).prompts)
+    wanted, there = num_gpus * cores_per_gpu(num_prompts), len(os.sched_getaffinity(0))
+    text = f"{there} cores; {num_gpus} GPUs with {num_prompts} prompts keep about {wanted} busy"
+    return text if there >= wanted else f"{text}: the GPUs will wait for images, more cores would label faster"
 
 
 def _describe_input(config: Config) -> str:

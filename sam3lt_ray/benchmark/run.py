@@ -165,7 +165,7 @@ def _setting(
 ) -> dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "command": sys.argv,
+        "command": ["sam3lt", *sys.argv[1:]],
         "quick": options.quick,
         "budget_minutes": options.budget_minutes,
         "machine": device["machine"],

@@ -184,7 +184,11 @@ class Segmenter:
             some = [
                 slice(start, start + self.images_per_batch) for start in range(0, len(pixels), self.images_per_batch)
             ]
-            return Submission(tuple(self._start_batch(pixels[one], sizes_hw[one]) for one in some))
+            try:
+                return Submission(tuple(self._start_batch(pixels[one], sizes_hw[one]) for one in some))
+            except BaseException:
+                self._last_batch = None  # the next images must not suffer from what is left of these
+                raise
 
     def collect(self, submission: Submission) -> list[ImageDetections]:
         """Waits for what :meth:`submit` has begun. One entry per image, in order."""

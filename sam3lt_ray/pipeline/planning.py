@@ -9,6 +9,7 @@ from typing import Any
 
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.inputs.counting import count_images
+from sam3lt_ray.pipeline.feeding import cores_per_gpu
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
 from sam3lt_ray.records import Shard
 
@@ -20,6 +21,7 @@ class PlanReport:
     Attributes:
         images_total: Images of the whole input; None where the format only tells by reading everything.
         images_to_do: The same for what is missing.
+        cores_per_gpu: CPU cores that one GPU keeps busy with this vocabulary, by rule of thumb.
         rerun: "new" | "continue" | "nothing to do" | "refused".
         differences: Why a start would be refused: settings that change labels and differ from the run's.
     """
@@ -41,6 +43,7 @@ class PlanReport:
     images_done: int
     images_to_do: int | None
     units_done: int
+    cores_per_gpu: int
     rerun: str
     differences: tuple[str, ...]
 
@@ -60,6 +63,7 @@ class PlanReport:
             f"images       {_number(self.images_total)}: {self.images_done:,} done, {_number(self.images_to_do)} to do",
             f"bytes        {_size(self.bytes_total)}: {_size(self.bytes_to_do)} to do",
         ]
+        lines.append(f"cores        {self.cores_per_gpu} per GPU keep it busy (JPEGs of about 1280 x 960)")
         if self.shards_vanished:
             lines.append(f"vanished     {self.shards_vanished} shards are gone from the input; their labels are kept")
         lines += [f"differs      {line}" for line in self.differences]
@@ -100,6 +104,7 @@ def plan_run(config: Config, base_dir: Path | None = None) -> PlanReport:
         images_done=images_done,
         images_to_do=None if images_total is None else images_total - images_done,
         units_done=ledger.total_units(),
+        cores_per_gpu=cores_per_gpu(len(prepared.vocabulary.prompts)),
         rerun=_rerun(prepared, todo),
         differences=tuple(prepared.differences),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ def test_config_adds_what_it_names(tmp_path: Path) -> None:
     assert [finding.subject for finding in findings[4:]] == ["checkpoint", "vocabulary", "input", "output"]
     assert findings[5].text == "1 labels, 1 prompts"
     assert all(finding.ok for finding in findings)
+
+
+@pytest.mark.usefixtures("healthy")
+@pytest.mark.parametrize(("cores", "says"), [(16, "keep about 8 busy"), (3, "the GPUs will wait for images")])
+def test_cores_are_held_against_gpus_and_vocabulary(
+    cores: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = {"version": "2.13.0", "gpus": ["H100 (80 GiB)", "H100 (80 GiB)"]}
+    monkeypatch.setattr(doctor, "ask_python", lambda script: answer if "torch" in script else {"version": "2.60.0"})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    (finding,) = [one for one in doctor.examine(config(tmp_path)) if one.subject == "CPU"]
+    assert finding.ok
+    assert f"{cores} cores; 2 GPUs with 1 prompts" in finding.text
+    assert says in finding.text
 
 
 @pytest.mark.usefixtures("healthy")

@@ -179,3 +179,61 @@ def test_threads_are_set_only_when_asked_for(random_checkpoints: dict[str, Check
         assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
+
+
+class ShortMemory:
+    """Makes a part of the model refuse more than so many pairs at once."""
+
+    def __init__(self, owner: Any, name: str, most_pairs: int) -> None:
+        self.asked: list[int] = []
+        plain = getattr(owner, name)
+
+        def guarded(*arguments: Any) -> Any:
+            pairs = arguments[1]
+            count = len(pairs.prompts) if hasattr(pairs, "prompts") else len(pairs)
+            self.asked.append(count)
+            if count > most_pairs:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return plain(*arguments)
+
+        setattr(owner, name, guarded)
+
+
+def test_too_many_prompts_for_the_memory_are_halved_once_and_for_all(
+    random_checkpoints: dict[str, Checkpoint],  # noqa: F811
+    s0: Loaded,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = EngineSettings(device="cpu", precision="fp32", images_per_batch=2, prompts_per_batch=8)
+    segmenter = Segmenter.load(random_checkpoints["s0"], PROMPTS, settings)
+    memory = ShortMemory(segmenter._parts.grounding, "ground", most_pairs=3)
+    images, sizes = [smooth_image(IMAGE_SIZE, seed) for seed in range(2)], [(40, 61), (61, 40)]
+    for found, expected in zip(segmenter.segment(images, sizes), s0.segmenter.segment(images, sizes), strict=True):
+        np.testing.assert_allclose(found.presence, expected.presence, atol=1e-4)
+        assert len(found.detections) == len(expected.detections) > 0
+    assert (segmenter.prompts_per_batch, segmenter.memory_halvings) == (2, 2)
+    assert memory.asked[:3] == [8, 4, 2]
+    assert caplog.text.count("compute.prompts_per_batch") == 2
+    segmenter.segment(images, sizes)
+    assert max(memory.asked[3:]) == 2
+
+
+def test_too_many_masks_for_the_memory_are_halved(
+    random_checkpoints: dict[str, Checkpoint],  # noqa: F811
+    s0: Loaded,  # noqa: F811
+) -> None:
+    settings = EngineSettings(device="cpu", precision="fp32", prompts_per_batch=8)
+    segmenter = Segmenter.load(random_checkpoints["s0"], PROMPTS, settings)
+    memory = ShortMemory(segmenter._parts.mask_head, "logits", most_pairs=1)
+    image, size = smooth_image(IMAGE_SIZE, 1), (40, 61)
+    (found,), (expected,) = segmenter.segment([image], [size]), s0.segmenter.segment([image], [size])
+    assert found.detections == expected.detections
+    assert max(memory.asked) == 2
+    assert segmenter.memory_halvings == 1
+
+
+def test_an_image_that_does_not_fit_at_all_is_told(random_checkpoints: dict[str, Checkpoint]) -> None:  # noqa: F811
+    segmenter = Segmenter.load(random_checkpoints["s0"], PROMPTS, CPU)
+    ShortMemory(segmenter._parts.grounding, "ground", most_pairs=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        segmenter.segment([smooth_image(IMAGE_SIZE, 0)], [(40, 61)])
