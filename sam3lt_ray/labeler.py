@@ -12,7 +12,7 @@ from PIL import Image
 
 from sam3lt_ray.engine.checkpoint import PromptTokenizer, resolve_checkpoint
 from sam3lt_ray.engine.segmenter import EngineSettings, Segmenter
-from sam3lt_ray.images.decode import decode_image, rgb_pixels
+from sam3lt_ray.images.decode import as_displayed, decode_rgb
 from sam3lt_ray.records import ImageLabels
 from sam3lt_ray.stages.label import ImageLabeler
 from sam3lt_ray.vocabulary.labels import Vocabulary
@@ -86,8 +86,8 @@ class Labeler:
             ImageError: The image cannot be used; says why.
         """
         if isinstance(image, np.ndarray):
-            return self._images.label_pixels(image)
+            return self._images.label_decoded(image)
         if isinstance(image, Image.Image):
-            return self._images.label_pixels(rgb_pixels(image))
+            return self._images.label_decoded(as_displayed(image))
         data = image if isinstance(image, bytes) else Path(image).read_bytes()
-        return self._images.label_pixels(decode_image(data, max_pixels=_MAX_PIXELS))
+        return self._images.label_decoded(decode_rgb(data, max_pixels=_MAX_PIXELS))

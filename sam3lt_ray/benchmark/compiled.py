@@ -23,7 +23,7 @@ from sam3lt_ray.benchmark.workloads import Workload, make_prompts
 from sam3lt_ray.engine.checkpoint import resolve_checkpoint
 from sam3lt_ray.engine.loading import load_model
 from sam3lt_ray.engine.tokenizer import PromptTokenizer
-from sam3lt_ray.images.decode import decode_image
+from sam3lt_ray.images.decode import decode_rgb
 from sam3lt_ray.images.resize import resize_for_model
 
 _FLOOR: Final = 0.2
@@ -208,8 +208,8 @@ class Compiled:
             yield pending.popleft().result()
 
     def _prepare_image(self, data: bytes) -> tuple[Any, tuple[int, int]]:
-        image = decode_image(data, max_pixels=_MAX_PIXELS)
-        return resize_for_model(image, self._checkpoint.image_size), (image.shape[0], image.shape[1])
+        image = decode_rgb(data, max_pixels=_MAX_PIXELS)
+        return resize_for_model(image, self._checkpoint.image_size), (image.height, image.width)
 
     def _part(self, part: Part) -> AbstractContextManager[None]:
         return nullcontext() if self._clock is None else self._clock.part(part)

@@ -29,6 +29,9 @@ from sam3lt_ray.records import ImageDetections
 
 logger = logging.getLogger(__name__)
 
+# Chunks that are being computed while the host looks at the one before. The last ones of a batch are looked at when the
+# next batch has begun: a small last chunk alone would be over before the host has asked for anything else.
+_CHUNKS_AHEAD: Final = 2
 _MASKS_AT_ONCE_CPU: Final = 2
 _MASKS_AT_ONCE_CUDA: Final = 8
 
@@ -210,7 +213,7 @@ class Segmenter:
             if before is not None:  # its last masks are asked for now that the device has something to do meanwhile
                 self._settle(before)
                 before = None
-            self._settle(batch, but=1)
+            self._settle(batch, but=_CHUNKS_AHEAD)
         return batch
 
     def _settle(self, batch: ImageBatch, but: int = 0) -> None:

@@ -42,14 +42,25 @@ _TRUNCATION_HINTS: Final = ("truncated", "unexpected end")
 
 
 def decode_image(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
+    """Decode one image file into an array: :func:`decode_rgb` has arguments and errors.
+
+    Returns:
+        uint8[height, width, 3], RGB, as displayed, writable and contiguous.
+    """
+    return np.array(decode_rgb(data, max_pixels=max_pixels))
+
+
+def decode_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
     """Decode one image file. Thread-safe; no warning leaves it.
+
+    Pillow's image is what is resized: making an array of it first would hold Python's lock for every full-size pixel.
 
     Args:
         data: The file's content.
         max_pixels: Largest width times height; checked on the header, before pixels are decoded.
 
     Returns:
-        uint8[height, width, 3], RGB, as displayed (EXIF orientation applied), writable and contiguous.
+        A loaded image of mode RGB, as displayed (EXIF orientation applied).
 
     Raises:
         ImageError: ``empty``, ``not_an_image``, ``truncated``, ``too_large``, ``unsupported``, ``corrupt`` or
@@ -61,7 +72,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
             with Image.open(io.BytesIO(data), formats=DECODED_FORMATS[format_name]) as image:
                 _check_size(image.size, max_pixels)
                 image.load()
-                return np.array(_to_rgb(_apply_orientation(image), format_name))
+                return _to_rgb(_apply_orientation(image), format_name)
         except ImageError:
             raise
         except Image.DecompressionBombError:
@@ -72,20 +83,17 @@ def decode_image(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
             raise _explain_failure(data, format_name, error) from None
 
 
-def rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The pixels of an image that Pillow has opened, by the same rules as :func:`decode_image`.
+def as_displayed(image: Image.Image) -> Image.Image:
+    """An image that Pillow has opened in RGB, by the same rules as :func:`decode_rgb`.
 
     Args:
         image: Any mode; loaded if it was not.
-
-    Returns:
-        uint8[height, width, 3], RGB, as displayed.
 
     Raises:
         ImageError: ``unsupported``: pixels without an agreed meaning as colours.
     """
     image.load()
-    return np.array(_to_rgb(_apply_orientation(image), image.format or ""))
+    return _to_rgb(_apply_orientation(image), image.format or "")
 
 
 def _require_decodable(data: bytes) -> str:

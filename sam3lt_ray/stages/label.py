@@ -17,9 +17,10 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from sam3lt_ray.errors import ImageError
-from sam3lt_ray.images.decode import decode_image
+from sam3lt_ray.images.decode import decode_rgb
 from sam3lt_ray.images.resize import resize_for_model
 from sam3lt_ray.masks.suppression import merge_prompt_instances
 from sam3lt_ray.records import EncodedImage, ImageDetections, ImageLabels, Instance, Unit
@@ -160,16 +161,16 @@ class ImageLabeler:
         """Label one image alone, in the calling thread."""
         return self.label_prepared([self._prepare(image)])[0]
 
-    def label_pixels(self, image_hwc: Pixels) -> ImageLabels:
+    def label_decoded(self, image: Image.Image | Pixels) -> ImageLabels:
         """Label one decoded image.
 
         Args:
-            image_hwc: uint8[H, W, 3], RGB.
+            image: Of mode RGB, or uint8[H, W, 3], RGB.
 
         Raises:
             ImageError: The engine could not label it.
         """
-        result = self.label_prepared([self._prepared_pixels(image_hwc)])[0]
+        result = self.label_prepared([self._prepare_decoded(image)])[0]
         if isinstance(result, ImageError):
             raise result
         return result
@@ -252,7 +253,7 @@ class ImageLabeler:
         if image.error_kind is not None:
             return ImageError(image.error_kind, image.error_message or image.error_kind)
         try:
-            return self._prepared_pixels(decode_image(image.data, max_pixels=self._max_pixels))
+            return self._prepare_decoded(decode_rgb(image.data, max_pixels=self._max_pixels))
         except ImageError as error:
             return error
         except MemoryError:
@@ -260,9 +261,9 @@ class ImageLabeler:
         except Exception as error:  # a decoder bug must not cost the neighbours
             return ImageError("failed", f"Decoding failed with {type(error).__name__}: {error}")
 
-    def _prepared_pixels(self, image_hwc: Pixels) -> PreparedImage:
-        height, width = image_hwc.shape[:2]
-        return PreparedImage(resize_for_model(image_hwc, self._engine.image_size), (height, width))
+    def _prepare_decoded(self, image: Image.Image | Pixels) -> PreparedImage:
+        height, width = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
+        return PreparedImage(resize_for_model(image, self._engine.image_size), (height, width))
 
 
 def _engine_failure(error: Exception, size_hw: tuple[int, int]) -> ImageError:
