@@ -62,13 +62,6 @@ class MaskEncoding:
         return [_from_changes(changes, self._size_hw) for piece in self._pieces for changes in piece.wait()]
 
 
-def encode_masks(
-    logits: torch.Tensor, size_hw: tuple[int, int], threshold: float, *, most_pixels: int | None = None
-) -> list[EncodedMask]:
-    """:class:`MaskEncoding`, waited for."""
-    return MaskEncoding(logits, size_hw, threshold, most_pixels=most_pixels).wait()
-
-
 def _probabilities(logits: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
     # Masks as channels, as in the post-processing: the other way round torch rounds differently in the last bit.
     return functional.interpolate(logits.sigmoid()[None], size=size_hw, mode="bilinear", align_corners=False)[0]

@@ -11,19 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from pycocotools import mask as coco_mask
 
-from sam3lt_ray.engine.runs import MaskEncoding, encode_masks
-
-
-def assert_to_the_bit(logits: torch.Tensor, size_hw: tuple[int, int], threshold: float) -> None:
-    dense = torch.nn.functional.interpolate(logits.sigmoid()[None], size_hw, mode="bilinear", align_corners=False)[0]
-    masks = (dense > threshold).to(torch.uint8)
-    for one, mask in zip(encode_masks(logits, size_hw, threshold), masks, strict=True):
-        expected = coco_mask.encode(np.asfortranarray(mask.cpu().numpy()))
-        assert one.rle.counts == expected["counts"].decode()
-        assert one.rle.size == size_hw
-        assert one.area == int(mask.sum())
+from sam3lt_ray.engine.runs import MaskEncoding
+from tests.run_lengths import assert_to_the_bit
 
 
 @settings(max_examples=150, deadline=None)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from sam3lt_ray.engine.checkpoint import Checkpoint, PromptTokenizer
-from sam3lt_ray.engine.runs import encode_masks
+from sam3lt_ray.engine.runs import MaskEncoding
 from sam3lt_ray.engine.segmenter import EngineSettings, Segmenter
 from sam3lt_ray.images.resize import resize_for_model
 from sam3lt_ray.masks.rle import decode_mask
@@ -103,7 +103,7 @@ def test_postprocessing() -> None:
         np.testing.assert_allclose(result["boxes"].numpy(), golden[f"boxes_{case}"], rtol=1e-6)
         scores = outputs.pred_logits.sigmoid() * outputs.presence_logits.sigmoid()
         kept = (scores > floor)[0]
-        encoded = encode_masks(logits[0, kept], (height, width), mask_threshold)
+        encoded = MaskEncoding(logits[0, kept], (height, width), mask_threshold).wait()
         assert len(encoded) == len(expected)
         for one, mask in zip(encoded, expected, strict=True):
             np.testing.assert_array_equal(decode_mask(one.rle), mask)

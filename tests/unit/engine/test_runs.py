@@ -4,30 +4,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
-from sam3lt_ray.engine.runs import encode_masks
-
-
-def dense_masks(logits: torch.Tensor, size_hw: tuple[int, int], threshold: float) -> npt.NDArray[np.uint8]:
-    """As transformers' post-processing makes them."""
-    dense = torch.nn.functional.interpolate(logits.sigmoid()[None], size_hw, mode="bilinear", align_corners=False)[0]
-    masks: npt.NDArray[np.uint8] = (dense > threshold).numpy().astype(np.uint8)
-    return masks
-
-
-def assert_like_pycocotools(logits: torch.Tensor, size_hw: tuple[int, int], threshold: float, most_pixels: int) -> None:
-    encoded = encode_masks(logits, size_hw, threshold, most_pixels=most_pixels)
-    dense = dense_masks(logits, size_hw, threshold)
-    assert len(encoded) == len(dense)
-    for one, mask in zip(encoded, dense, strict=True):
-        expected = coco_mask.encode(np.asfortranarray(mask))
-        assert one.rle.counts == expected["counts"].decode()
-        assert one.rle.size == size_hw
-        assert one.area == int(mask.sum())
+from sam3lt_ray.engine.runs import MaskEncoding
+from tests.run_lengths import assert_to_the_bit
 
 
 @settings(max_examples=150, deadline=None)
@@ -39,7 +22,7 @@ def test_any_mask_at_its_own_size(mask: npt.NDArray[np.bool_], most_pixels: int)
     """Holes, borders, single pixels, empty and full: interpolation to the same size changes nothing."""
     logits = torch.from_numpy(np.where(mask, 4.0, -4.0).astype(np.float32))
     height, width = mask.shape[1:]
-    encoded = encode_masks(logits, (height, width), 0.5, most_pixels=most_pixels)
+    encoded = MaskEncoding(logits, (height, width), 0.5, most_pixels=most_pixels).wait()
     for one, expected in zip(encoded, mask, strict=True):
         reference = coco_mask.encode(np.asfortranarray(expected.astype(np.uint8)))
         assert one.rle.counts == reference["counts"].decode()
@@ -61,32 +44,26 @@ def test_any_mask_at_its_own_size(mask: npt.NDArray[np.bool_], most_pixels: int)
 def test_any_logits_at_any_size(
     logits: npt.NDArray[np.float32], height: int, width: int, threshold: float, most_pixels: int
 ) -> None:
-    """Up, down and sideways, several masks at a time or a few.
-
-    But for probabilities that are the threshold up to rounding: there the answer is the rounding of who computes it.
-    """
-    probabilities = torch.from_numpy(logits).sigmoid()[None]
-    dense = torch.nn.functional.interpolate(probabilities, (height, width), mode="bilinear", align_corners=False)
-    assume(bool(((dense - threshold).abs() > 1e-6).all()))
-    assert_like_pycocotools(torch.from_numpy(logits), (height, width), threshold, most_pixels)
+    """Up, down and sideways, several masks at a time or one by one."""
+    assert_to_the_bit(torch.from_numpy(logits), (height, width), threshold, most_pixels)
 
 
 @pytest.mark.parametrize("size_hw", [(37, 91), (200, 120), (10, 17), (1, 30), (33, 1)])
 @pytest.mark.parametrize("most_pixels", [1, 5, 50, 400])
-def test_a_mask_larger_than_the_piece_is_done_in_strips(size_hw: tuple[int, int], most_pixels: int) -> None:
+def test_masks_larger_than_a_piece_are_done_one_by_one(size_hw: tuple[int, int], most_pixels: int) -> None:
     random = np.random.RandomState(size_hw[0])
     coarse = torch.from_numpy(random.normal(0, 3, (1, 3, 5, 6)).astype(np.float32))
     logits = torch.nn.functional.interpolate(coarse, (20, 24), mode="bicubic")[0]
-    assert_like_pycocotools(logits, size_hw, 0.5, most_pixels)
+    assert_to_the_bit(logits, size_hw, 0.5, most_pixels)
 
 
 def test_empty_and_full() -> None:
     logits = torch.stack([torch.full((4, 4), -9.0), torch.full((4, 4), 9.0)])
-    empty, full = encode_masks(logits, (30, 20), 0.5)
+    empty, full = MaskEncoding(logits, (30, 20), 0.5).wait()
     assert (empty.area, full.area) == (0, 600)
     assert empty.rle.counts == coco_mask.encode(np.zeros((30, 20), np.uint8, order="F"))["counts"].decode()
     assert full.rle.counts == coco_mask.encode(np.ones((30, 20), np.uint8, order="F"))["counts"].decode()
 
 
 def test_no_masks() -> None:
-    assert encode_masks(torch.zeros((0, 8, 8)), (30, 20), 0.5) == []
+    assert MaskEncoding(torch.zeros((0, 8, 8)), (30, 20), 0.5).wait() == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +21,13 @@ from sam3lt_ray.engine.loading import load_model
 from sam3lt_ray.engine.mask_head import MaskHead
 from sam3lt_ray.engine.ops.token_attention import BASE_2
 from sam3lt_ray.engine.pairs import Pairs, make_pairs
+from sam3lt_ray.engine.patches import PatchEmbedding
 from sam3lt_ray.engine.prompt_attention import fold_prompts
 from sam3lt_ray.engine.scoring import Scoring
 from sam3lt_ray.engine.text_bank import TextFeatures, encode_prompts
 from sam3lt_ray.engine.tokenizer import PromptTokenizer
 from sam3lt_ray.engine.vision import VisionEncoder
+from sam3lt_ray.errors import CheckpointError
 from tests.checkpoints import PROMPTS
 from tests.engine_reference import random_checkpoints, smooth_image  # noqa: F401  (one is a fixture)
 
@@ -189,3 +193,25 @@ def test_mask_head_with_phases_and_shared_image_parts(parts: Parts) -> None:
             prompt_mask=parts.mask[prompt : prompt + 1].bool(),
         )
         close(found[row], expected.pred_masks[0, kept], 2e-4)
+
+
+def test_patches_with_any_normalisation(parts: Parts) -> None:
+    """The deviation is part of the matrix, the mean is subtracted; also at the ends of the range."""
+    checkpoint = replace(parts.checkpoint, image_mean=(0.48, 0.5, 0.3), image_std=(0.2, 0.5, 0.7))
+    embeddings = parts.model.vision_encoder.backbone.embeddings
+    num_tokens = parts.vision.grid_hw[0] * parts.vision.grid_hw[1]
+    order = torch.randperm(num_tokens, generator=torch.Generator().manual_seed(3))
+    pixels = parts.pixels.clone()
+    pixels[0, :9], pixels[0, 9:15] = 0, 255
+    mean, std = (torch.tensor(values) for values in (checkpoint.image_mean, checkpoint.image_std))
+    values = ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+    close(PatchEmbedding(embeddings, checkpoint, order, PLACEMENT)(pixels), embeddings(values)[:, order], 1e-4)
+
+
+def test_windows_that_do_not_tile_the_image_are_refused(parts: Parts) -> None:
+    config = copy.deepcopy(parts.model.vision_encoder.config)
+    config.backbone_config.window_size = 3
+    module = copy.copy(parts.model.vision_encoder)
+    module.config = config
+    with pytest.raises(CheckpointError, match=r"windows of 3 patches, which do not tile its 8 x 8 patches"):
+        VisionEncoder(module, parts.checkpoint, PLACEMENT)

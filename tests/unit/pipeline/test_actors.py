@@ -1,0 +1,116 @@
+"""A segment actor that labels two units side by side, as it does on a GPU; and the dog that watches them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from sam3lt_ray.config.schema import StorageSettings
+from sam3lt_ray.labels.rows import Provenance
+from sam3lt_ray.pipeline import actors
+from sam3lt_ray.pipeline.actors import LabelJob, SegmentActor, Watchdog
+from sam3lt_ray.pipeline.pass_marker import marked_pass
+from sam3lt_ray.records import EncodedImage, Unit, UnitRange
+from sam3lt_ray.stages.unit_table import unit_to_table
+from sam3lt_ray.storage.local_store import LocalStore
+from sam3lt_ray.vocabulary.labels import Label, Vocabulary
+from tests.standin import StandInEngine, plain_image
+
+VOCABULARY = Vocabulary((Label(1, "cat", ("cat",)), Label(2, "dog", ("dog",))), "test")
+
+
+@pytest.fixture
+def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmentActor]:
+    monkeypatch.setattr(actors, "_ASK_EVERY_S", 1e9)  # its dog lives on: it would end this process after the pass
+    store = LocalStore(str(tmp_path / "run"), StorageSettings())
+    with marked_pass(store) as pass_id:
+        yield SegmentActor(
+            LabelJob(
+                load_engine=lambda: StandInEngine(2, seconds_per_image=0.002),
+                vocabulary=VOCABULARY,
+                provenance=Provenance("f" * 64, {}, ((1, "cat"), (2, "dog"))),
+                store=store,
+                layer="000",
+                merge_iou=0.7,
+                max_pixels=10_000,
+                decode_threads=2,
+                loose_files=False,
+                careful=False,
+                image_timeout_s=60.0,
+                pass_id=pass_id,
+            )
+        )
+
+
+def unit_table(shard: str, first: int, count: int) -> pa.Table:
+    images = [EncodedImage(i, f"{i}.png", plain_image((i, 9, first % 250))) for i in range(first, first + count)]
+    return unit_to_table(Unit(shard, UnitRange(first, count, is_last=False), tuple(images)))
+
+
+def test_units_labeled_side_by_side_are_those_labeled_alone(actor: SegmentActor) -> None:
+    tables = [unit_table("s.tar", 11 * number, 11) for number in range(6)]
+    alone = [actor(table).to_pylist()[0] for table in tables]
+    with ThreadPoolExecutor(2) as pool:
+        together = [table.to_pylist()[0] for table in pool.map(actor, tables)]
+    assert [row["path"] for row in together] == [row["path"] for row in alone]
+    assert [row["file"] for row in together] == [row["file"] for row in alone]
+    assert len({row["file"] for row in alone}) == len(tables)
+
+
+@pytest.fixture
+def endings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Reasons for which the process would have been ended; the dog goes to sleep after one."""
+    reasons: list[str] = []
+
+    def end(reason: str) -> None:
+        reasons.append(reason)
+        threading.Event().wait()
+
+    monkeypatch.setattr(actors, "_end_process", end)
+    return reasons
+
+
+def wait_for(condition: list[str], seconds: float = 10.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def test_a_unit_that_hangs_is_seen_although_its_neighbour_goes_on(endings: list[str]) -> None:
+    dog = Watchdog(0.2, lambda: True)
+    with dog.watching(), dog.watching() as feed_other:
+        until = time.monotonic() + 10
+        while not endings and time.monotonic() < until:
+            feed_other()
+            time.sleep(0.01)
+    assert endings == ["no image was finished for 0.2 s"]
+
+
+def test_units_that_are_fed_or_over_are_left_alone(endings: list[str]) -> None:
+    dog = Watchdog(0.4, lambda: True)
+    with dog.watching() as feed:
+        for _ in range(12):
+            with dog.watching():
+                pass
+            feed()
+            time.sleep(0.05)
+    time.sleep(0.5)
+    assert endings == []
+
+
+def test_an_actor_nobody_wants_ends_itself_between_units(endings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actors, "_ASK_EVERY_S", 0.05)
+    dog = Watchdog(0.2, lambda: False)
+    with dog.watching() as feed:
+        for _ in range(10):
+            feed()
+            time.sleep(0.02)
+        assert endings == []
+    wait_for(endings)
+    assert endings == ["the pass is over"]
