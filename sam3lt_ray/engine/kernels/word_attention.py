@@ -9,7 +9,8 @@ import triton.language as tl
 from sam3lt_ray.engine.kernels.normalization import normalize_rows
 
 
-@triton.jit
+# Rows of one small array: where they begin depends on how many there are, and that must not compile anything anew.
+@triton.jit(do_not_specialize_on_alignment=["prompts_ptr", "images_ptr"])
 def _attend(
     x_ptr, delta_ptr, prompts_ptr, images_ptr, before_weight_ptr, before_bias_ptr, keys_ptr, key_bias_ptr, values_ptr,
     after_weight_ptr, after_bias_ptr, sum_ptr, normed_ptr, eps_before: tl.constexpr, eps_after: tl.constexpr,
