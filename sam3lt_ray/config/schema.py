@@ -202,7 +202,8 @@ class ComputeSettings(Section):
         PositiveInt | Auto, _setting("Images that go through the vision encoder together.", changes_labels=False)
     ] = "auto"
     prompts_per_batch: Annotated[
-        PositiveInt | Auto, _setting("Prompts that are grounded together for an image.", changes_labels=False)
+        PositiveInt | Auto,
+        _setting("Pairs of a prompt with an image that are grounded together.", changes_labels=False),
     ] = "auto"
     decode_threads: Annotated[
         PositiveInt | Auto, _setting("Threads per actor that decode images.", changes_labels=False)
