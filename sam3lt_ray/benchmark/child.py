@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from sam3lt_ray.benchmark.contenders import ContenderSettings, make_contender
+from sam3lt_ray.benchmark.contenders import Contender, ContenderName, ContenderSettings
 from sam3lt_ray.benchmark.limit import measure_limit
 from sam3lt_ray.benchmark.machine import describe_machine
 from sam3lt_ray.benchmark.measuring import measure_workloads
@@ -62,6 +62,21 @@ def be_contender(spec: dict[str, Any], answer: Path) -> dict[str, Any]:
         say=_say,
     )
     return {"rows": rows, "finished": True}
+
+
+def make_contender(name: ContenderName, settings: ContenderSettings) -> Contender:
+    """Imports the contender's module only: each process has its own contender and nothing else."""
+    if name == "documented":
+        from sam3lt_ray.benchmark.documented import Documented
+
+        return Documented(settings)
+    if name == "compiled":
+        from sam3lt_ray.benchmark.compiled import Compiled
+
+        return Compiled(settings)
+    from sam3lt_ray.benchmark.product import Product
+
+    return Product(settings)
 
 
 def _import_transformers() -> None:

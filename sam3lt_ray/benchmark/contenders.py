@@ -91,21 +91,6 @@ class Contender(Protocol):
         ...
 
 
-def make_contender(name: ContenderName, settings: ContenderSettings) -> Contender:
-    """Imports the contender's module only: each process has its own contender and nothing else."""
-    if name == "documented":
-        from sam3lt_ray.benchmark.documented import Documented
-
-        return Documented(settings)
-    if name == "compiled":
-        from sam3lt_ray.benchmark.compiled import Compiled
-
-        return Compiled(settings)
-    from sam3lt_ray.benchmark.product import Product
-
-    return Product(settings)
-
-
 def num_images(name: ContenderName, workload: Workload, *, quick: bool) -> int:
     """How many images a contender labels in one pass: fewer where they take long."""
     if quick:
@@ -116,7 +101,7 @@ def num_images(name: ContenderName, workload: Workload, *, quick: bool) -> int:
         return 2
     if name == "compiled":
         return 8
-    return 32 if workload.num_prompts <= 10 else 16 if workload.num_prompts <= 100 else 8
+    return 64 if workload.num_prompts <= 10 else 24 if workload.num_prompts <= 100 else 8
 
 
 def read_images(folder: Path, workload: Workload, count: int) -> list[bytes]:

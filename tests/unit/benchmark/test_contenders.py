@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sam3lt_ray.benchmark.agreement import compare
-from sam3lt_ray.benchmark.contenders import CONTENDERS, ContenderSettings, image_path, make_contender
+from sam3lt_ray.benchmark.child import make_contender
+from sam3lt_ray.benchmark.contenders import CONTENDERS, ContenderSettings, image_path
 from sam3lt_ray.benchmark.measuring import measure_workloads
 from sam3lt_ray.benchmark.part_clock import PARTS, PartClock
 from sam3lt_ray.benchmark.photos import make_photo
