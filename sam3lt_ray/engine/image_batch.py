@@ -85,8 +85,8 @@ class ImageBatch:
         self._sizes_hw = sizes_hw
         self._device = device
         with busy.section():
-            self._features: ImageFeatures = parts.vision.encode(to_device(np.stack(pixels), device))
-            self._started = parts.grounding.start(self._features.tokens)
+            features = parts.vision.encode(to_device(np.stack(pixels), device))
+            self._encoded: _Encoded | None = _Encoded(features, parts.grounding.start(features.tokens))
         self._image_parts = _ImageParts({}, [])
         shape = (len(sizes_hw), parts.num_prompts)
         self._presence: npt.NDArray[np.float32] = np.zeros(shape, np.float32)
@@ -109,7 +109,8 @@ class ImageBatch:
         numbers = np.arange(first, last, dtype=np.int32)
         image_prompt = np.stack(np.divmod(numbers, np.int32(self._parts.num_prompts)), axis=1)
         with self._busy.section():
-            pairs = self._parts.grounding.ground(self._started, make_pairs(image_prompt, self._device))
+            assert self._encoded is not None  # nothing is grounded after release()
+            pairs = self._parts.grounding.ground(self._encoded.started, make_pairs(image_prompt, self._device))
             copies = to_host(pairs.scores), to_host(pairs.boxes_xyxy), to_host(pairs.presence)
         self._chunks.append(_Chunk(image_prompt, pairs, *copies))
 
@@ -136,6 +137,11 @@ class ImageBatch:
             with self._busy.section():
                 self._make_masks(chunk.pairs, left[start : start + masks_at_once], parts)
         self._chunks.popleft()
+
+    def release(self) -> None:
+        """Lets the encoded images go, once all pairs are grounded and settled; what was found stays."""
+        self._encoded = None
+        self._image_parts = _ImageParts({}, [])
 
     def results(self) -> list[ImageDetections]:
         """Everything that was found, image by image, once all chunks are settled."""
@@ -195,12 +201,21 @@ class ImageBatch:
         new = [image for image in images if image not in self._image_parts.rows]
         parts = [self._image_parts.of(known)] if known else []
         if new:
-            backbone = self._features.backbone
+            assert self._encoded is not None  # nothing is settled after release()
+            backbone = self._encoded.features.backbone
             some = backbone if len(new) == len(backbone) else backbone[to_device(np.array(new), self._device)]
             made = self._parts.mask_head.image_parts(self._parts.vision.fine_features(some))
             parts.append(_ImageParts({image: row for row, image in enumerate(new)}, made))
         self._image_parts = parts[0] if len(parts) == 1 else parts[0].joined(parts[1])
         return self._image_parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """The images on the device: encoded, and with what is the same for every prompt."""
+
+    features: ImageFeatures
+    started: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)

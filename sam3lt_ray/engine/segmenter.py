@@ -199,7 +199,7 @@ class Segmenter:
             batch.wait()  # without the lock: others may submit meanwhile
         with self._lock, torch.inference_mode():
             for batch in submission.batches:
-                self._settle(batch)
+                self._finish(batch)
         return [one for batch in submission.batches for one in batch.results()]
 
     def _start_batch(self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]) -> ImageBatch:
@@ -211,10 +211,16 @@ class Segmenter:
             if self._fits(partial(batch.ground, first, last), self._halve_prompts):
                 first = last
             if before is not None:  # its last masks are asked for now that the device has something to do meanwhile
-                self._settle(before)
+                self._finish(before)
                 before = None
             self._settle(batch, but=_CHUNKS_AHEAD)
         return batch
+
+    def _finish(self, batch: ImageBatch) -> None:
+        self._settle(batch)
+        batch.release()
+        if self._last_batch is batch:
+            self._last_batch = None
 
     def _settle(self, batch: ImageBatch, but: int = 0) -> None:
         while batch.num_unsettled > but:

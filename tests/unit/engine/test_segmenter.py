@@ -237,3 +237,12 @@ def test_an_image_that_does_not_fit_at_all_is_told(random_checkpoints: dict[str,
     ShortMemory(segmenter._parts.grounding, "ground", most_pairs=0)
     with pytest.raises(torch.OutOfMemoryError):
         segmenter.segment([smooth_image(IMAGE_SIZE, 0)], [(40, 61)])
+
+
+def test_nothing_of_the_images_is_kept_when_they_are_done(s0: Loaded) -> None:  # noqa: F811
+    submissions = [s0.segmenter.submit([smooth_image(IMAGE_SIZE, seed)], [(40, 61)]) for seed in range(3)]
+    first, second, third = (weakref.ref(one.batches[0]) for one in submissions)
+    while submissions:
+        assert s0.segmenter.collect(submissions.pop(0))
+    gc.collect()
+    assert [first(), second(), third()] == [None, None, None]
