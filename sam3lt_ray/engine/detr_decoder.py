@@ -15,6 +15,7 @@ from sam3lt_ray.engine.layers import (
     place,
     take_feed_forward,
     take_norm,
+    take_out_projection,
     take_perceptron,
 )
 from sam3lt_ray.engine.ops.box_attention import attend_boxes
@@ -179,23 +180,15 @@ def _take_layer(module: Any, placement: Placement) -> DecoderLayer:
             place(torch.cat(weight), placement), place(torch.cat([query_bias, torch.zeros_like(query_bias)]), placement)
         ),
         self_value=Affine(place(own.v_proj.weight, placement), None),
-        self_out=_out_with_value_bias(own, placement),
+        self_out=take_out_projection(own, placement),
         norm_after_self=take_norm(module.self_attn_layer_norm, placement),
         norm_after_text=take_norm(module.text_cross_attn_layer_norm, placement),
         vision_query=Affine(
             place(place(vision.q_proj.weight, placement, torch.float32) * scale, placement),
             place(place(vision.q_proj.bias, placement, torch.float32) * scale, placement),
         ),
-        vision_out=_out_with_value_bias(vision, placement),
+        vision_out=take_out_projection(vision, placement),
         norm_after_vision=take_norm(module.vision_cross_attn_layer_norm, placement),
         mlp=take_feed_forward(module.mlp, placement),
         norm_after_mlp=take_norm(module.mlp_layer_norm, placement),
     )
-
-
-def _out_with_value_bias(attention: Any, placement: Placement) -> Affine:
-    """The output projection, with the value's bias (attention weights sum to one) taken through it."""
-    weight = place(attention.o_proj.weight, placement, torch.float32)
-    bias = place(attention.o_proj.bias, placement, torch.float32)
-    value_bias = place(attention.v_proj.bias, placement, torch.float32)
-    return Affine(place(weight, placement), place(bias + weight @ value_bias, placement))

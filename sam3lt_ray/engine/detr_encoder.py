@@ -14,6 +14,7 @@ from sam3lt_ray.engine.layers import (
     place,
     take_feed_forward,
     take_norm,
+    take_out_projection,
 )
 from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm_place
 from sam3lt_ray.engine.ops.token_attention import BASE_2, attend_tokens
@@ -95,25 +96,18 @@ class DetrEncoder:
 def _take_layer(module: Any, text: TextFeatures, placement: Placement) -> EncoderLayer:
     attention = module.self_attn
     scale = attention.scaling * BASE_2
-    query_weight, key_weight, value_bias, out_weight, out_bias = (
+    query_weight, query_bias, key_weight = (
         place(tensor, placement, torch.float32)
-        for tensor in (
-            attention.q_proj.weight,
-            attention.k_proj.weight,
-            attention.v_proj.bias,
-            attention.o_proj.weight,
-            attention.o_proj.bias,
-        )
+        for tensor in (attention.q_proj.weight, attention.q_proj.bias, attention.k_proj.weight)
     )
-    query_bias = place(attention.q_proj.bias, placement, torch.float32) * scale
     return EncoderLayer(
         norm_before_self=take_norm(module.layer_norm1, placement),
         query_key=Affine(
             place(torch.cat([query_weight * scale, key_weight]), placement),
-            place(torch.cat([query_bias, torch.zeros_like(query_bias)]), placement),
+            place(torch.cat([query_bias * scale, torch.zeros_like(query_bias)]), placement),
         ),
         value=Affine(place(attention.v_proj.weight, placement), None),
-        out=Affine(place(out_weight, placement), place(out_bias + out_weight @ value_bias, placement)),
+        out=take_out_projection(attention, placement),
         num_heads=attention.num_attention_heads,
         norm_before_text=take_norm(module.layer_norm2, placement),
         text=fold_prompts(module.cross_attn, text, placement),

@@ -178,7 +178,7 @@ class ImageBatch:
         for number, one in enumerate(found):
             queries[number, : len(one.queries)] = one.queries
         numbers = np.array([(one.row, one.prompt, parts.rows[one.image]) for one in found], np.int32)
-        rows, prompts, images = to_device(np.ascontiguousarray(numbers.T), self._device)
+        rows, prompts, images = to_device(numbers.T, self._device)
         logits = self._parts.mask_head.logits(
             pairs.memory[rows],
             prompts,

@@ -72,6 +72,14 @@ def take_norm(module: Any, placement: Placement) -> LayerNorm:
     )
 
 
+def take_out_projection(attention: Any, placement: Placement) -> Affine:
+    """An attention's output projection, with the value's bias (attention weights sum to one) taken through it."""
+    weight = place(attention.o_proj.weight, placement, torch.float32)
+    bias = place(attention.o_proj.bias, placement, torch.float32)
+    value_bias = place(attention.v_proj.bias, placement, torch.float32)
+    return Affine(place(weight, placement), place(bias + weight @ value_bias, placement))
+
+
 def take_feed_forward(module: Any, placement: Placement) -> FeedForward:
     """The weights of transformers' two-layer MLP."""
     activation = module.activation_fn

@@ -26,5 +26,5 @@ class Pairs:
 
 def make_pairs(image_prompt: npt.NDArray[np.int32], device: torch.device) -> Pairs:
     """Pairs from int32 [n, 2] of (image, prompt)."""
-    images, prompts = to_device(np.ascontiguousarray(image_prompt.T), device)
+    images, prompts = to_device(image_prompt.T, device)
     return Pairs(images, prompts)

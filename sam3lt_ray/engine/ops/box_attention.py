@@ -36,7 +36,7 @@ def box_bias(
     """
     heads, hidden = second[0].shape
     kernels_fit = heads <= _MAX_HEADS and is_power_of_two(hidden, 32)
-    if boxes_cxcywh.is_cuda and kernels_fit and uses_kernels(boxes_cxcywh.new_empty(0, dtype=dtype)):
+    if uses_kernels(boxes_cxcywh.device, dtype) and kernels_fit:
         from sam3lt_ray.engine.kernels import box_attention
 
         return box_attention.box_bias(boxes_cxcywh, axis, size, first, second)
@@ -71,7 +71,7 @@ def attend_boxes(
         [n, Q, C].
     """
     head = query.shape[-1] // num_heads
-    if uses_kernels(query) and is_power_of_two(head, 16):
+    if uses_kernels(query.device, query.dtype) and is_power_of_two(head, 16):
         from sam3lt_ray.engine.kernels import box_attention
 
         return box_attention.attend_boxes(query, key, value, by_row, by_column, num_heads)

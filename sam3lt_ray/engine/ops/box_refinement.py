@@ -25,7 +25,7 @@ def refine_boxes(
     Returns:
         The new boxes, float32 [n, Q, 4], and their encoding, [n, Q, 4 F].
     """
-    if delta.is_cuda and uses_kernels(delta.new_empty(0, dtype=dtype)):
+    if uses_kernels(delta.device, dtype):
         from sam3lt_ray.engine.kernels import box_refinement
 
         return box_refinement.refine_boxes(delta, boxes, factors, _INVERSE_SIGMOID_EPS, dtype)

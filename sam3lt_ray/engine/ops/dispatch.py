@@ -12,9 +12,9 @@ import torch
 _plain_only = False
 
 
-def uses_kernels(*tensors: torch.Tensor) -> bool:
-    """Whether Triton kernels can take these: all bf16 on a CUDA device that has bf16, and Triton is there."""
-    return all(tensor.dtype is torch.bfloat16 and has_triton(tensor.device) for tensor in tensors)
+def uses_kernels(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether an operation that computes there in that format has a Triton kernel for it: in bf16 on CUDA."""
+    return dtype is torch.bfloat16 and has_triton(device)
 
 
 def is_power_of_two(number: int, at_least: int = 1) -> bool:

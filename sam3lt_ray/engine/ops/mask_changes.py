@@ -38,7 +38,7 @@ class MaskChanges:
 
     def _launch(self) -> tuple[HostCopy, HostCopy]:
         dense = self._make_dense()
-        if dense.is_cuda and has_triton(dense.device):
+        if has_triton(dense.device):
             from sam3lt_ray.engine.kernels.mask_changes import find_changes
 
             ends, positions = find_changes(dense, self._threshold, self._capacity)

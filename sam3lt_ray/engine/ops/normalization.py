@@ -43,7 +43,7 @@ def add_norm(x: torch.Tensor, delta: torch.Tensor | None, norm: LayerNorm) -> tu
     Returns:
         (x + delta, norm(x + delta)), in the dtype of ``x``.
     """
-    if uses_kernels(x):
+    if uses_kernels(x.device, x.dtype):
         from sam3lt_ray.engine.kernels import normalization
 
         total, normed, _ = normalization.add_norm(x, delta, norm.weight, norm.bias, norm.eps)
@@ -66,7 +66,7 @@ def add_norm_place(
     Returns:
         (x + delta, norm(x + delta), norm(x + delta) + positions), in the dtype of ``x``.
     """
-    if uses_kernels(x):
+    if uses_kernels(x.device, x.dtype):
         from sam3lt_ray.engine.kernels import normalization
 
         return normalization.add_norm(x, delta, norm.weight, norm.bias, norm.eps, positions)

@@ -15,7 +15,7 @@ def rotate_(packed: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> N
         cosine: Of each position and channel pair, float32 [period, C / heads / 2]; row r is at position r mod period.
         sine: The same.
     """
-    if uses_kernels(packed):
+    if uses_kernels(packed.device, packed.dtype):
         from sam3lt_ray.engine.kernels import rotary
 
         rotary.rotate(packed, cosine, sine)

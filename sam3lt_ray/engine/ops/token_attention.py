@@ -26,7 +26,7 @@ def attend_tokens(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, n
         [n, N, C].
     """
     head = query.shape[-1] // num_heads
-    if uses_kernels(query) and is_power_of_two(head, 16):
+    if uses_kernels(query.device, query.dtype) and is_power_of_two(head, 16):
         from sam3lt_ray.engine.kernels import token_attention
 
         return token_attention.attend_tokens(query, key, value, num_heads)

@@ -51,7 +51,7 @@ def interleave(phases: torch.Tensor, image_parts: torch.Tensor, images: torch.Te
         norm: What follows.
     """
     _, channels, height, width = image_parts.shape
-    if uses_kernels(phases) and is_power_of_two(channels, 16) and is_power_of_two(norm.num_groups):
+    if uses_kernels(phases.device, phases.dtype) and is_power_of_two(channels, 16) and is_power_of_two(norm.num_groups):
         from sam3lt_ray.engine.kernels import upsampling
 
         return Unnormalized(

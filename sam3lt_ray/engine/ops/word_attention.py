@@ -38,7 +38,7 @@ def attend_words(
     """
     width, columns = words.keys.shape[-2:]
     kernels_fit = columns <= _MOST_COLUMNS and width <= _MOST_WIDTH and is_power_of_two(width, 16)
-    if uses_kernels(x) and kernels_fit and is_power_of_two(words.num_heads):
+    if uses_kernels(x.device, x.dtype) and kernels_fit and is_power_of_two(words.num_heads):
         from sam3lt_ray.engine.kernels import word_attention
 
         return word_attention.attend_words(
