@@ -105,6 +105,10 @@ class RetryableRunError(RunError):
     exit_code: ClassVar[int] = EXIT_RETRY
 
 
+class RunTakenOverError(RetryableRunError):
+    """Another process holds the run now: this one must write nothing more into it; exit code 75."""
+
+
 class ErrorBudgetExceeded(RunError):
     """More images failed than ``max_error_fraction`` allows; exit code 3."""
 

@@ -247,7 +247,8 @@ class ErrorSettings(Section):
     max_error_fraction: Annotated[
         Fraction | None,
         _setting(
-            "Share of error rows above which the finished run exits with code 3; null: any.", changes_labels=False
+            "Share of error rows above which a run exits with code 3, early when it is clearly going wrong; null: any.",
+            changes_labels=False,
         ),
     ] = None
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pyarrow.parquet as pq
 
+from sam3lt_ray.labels.causes import add_up_causes
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.labels.schema import META_COUNTS, META_UNIT
 from sam3lt_ray.storage.store import RunStore
@@ -25,13 +26,14 @@ def read_resume_offset(store: RunStore, path: str) -> int | None:
 
 def add_up_counts(store: RunStore, paths: Iterable[str]) -> UnitCounts:
     """Images, errors and instances of committed units together; opens the files side by side."""
-    images, errors, instances = 0, Counter[str](), Counter[int]()
+    images, errors, instances, causes = 0, Counter[str](), Counter[int](), Counter[str]()
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         for counts in pool.map(lambda path: _unit_counts(store, path), paths):
             images += counts.images
             errors.update(counts.errors)
             instances.update(counts.instances)
-    return UnitCounts(images, dict(errors), dict(instances))
+            causes.update(counts.causes)
+    return UnitCounts(images, dict(errors), dict(instances), add_up_causes((causes,)))
 
 
 def _unit_counts(store: RunStore, path: str) -> UnitCounts:

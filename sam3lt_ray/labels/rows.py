@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam3lt_ray.errors import ImageError
+from sam3lt_ray.labels.causes import add_up_causes, cause_of
 from sam3lt_ray.labels.schema import (
     LABEL_SCHEMA,
     META_COUNTS,
@@ -48,12 +49,14 @@ class UnitCounts:
     images: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     instances: Mapping[int, int] = field(default_factory=dict)
+    causes: Mapping[str, int] = field(default_factory=dict)  # see labels/causes.py; empty in files of 0.1.0
 
     def __add__(self, other: UnitCounts) -> UnitCounts:
         return UnitCounts(
             self.images + other.images,
             dict(Counter(self.errors) + Counter(other.errors)),
             dict(Counter(self.instances) + Counter(other.instances)),
+            add_up_causes((self.causes, other.causes)),
         )
 
     @property
@@ -72,13 +75,14 @@ class UnitCounts:
             "images": self.images,
             "errors": dict(sorted(self.errors.items())),
             "instances": {str(label_id): count for label_id, count in sorted(self.instances.items())},
+            "causes": dict(sorted(self.causes.items())),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> UnitCounts:
         """The inverse of :meth:`to_json`."""
         instances = {int(label_id): int(count) for label_id, count in value["instances"].items()}
-        return cls(int(value["images"]), dict(value["errors"]), instances)
+        return cls(int(value["images"]), dict(value["errors"]), instances, dict(value.get("causes", {})))
 
 
 def build_rows(unit: Unit, results: Sequence[ImageLabels | ImageError], *, loose_files: bool) -> list[dict[str, Any]]:
@@ -124,7 +128,8 @@ def count_rows(rows: Sequence[Mapping[str, Any]]) -> UnitCounts:
     """Images, errors by kind and instances by label of some rows."""
     errors = Counter(str(row["error_kind"]) for row in rows if row["status"] == "error")
     instances = Counter(int(instance["label_id"]) for row in rows for instance in row["instances"])
-    return UnitCounts(len(rows), dict(errors), dict(instances))
+    causes = Counter(cause_of(row["error_kind"], row["error_message"]) for row in rows if row["status"] == "error")
+    return UnitCounts(len(rows), dict(errors), dict(instances), add_up_causes((causes,)))
 
 
 def _row(shard: str, shard_identity: str, image: EncodedImage, result: ImageLabels | ImageError) -> dict[str, Any]:

@@ -110,7 +110,14 @@ class SegmentActor:
         if not self._job.careful:
             return self._labeler.label_unit(unit, after_batch=feed)
         start = time.perf_counter()
-        results = self._careful.label_unit(unit, before_image=feed)
+
+        def before_image() -> None:
+            # A note that is written for a pass which another driver has ended would be counted as a death of its image.
+            if not is_current(self._job.store, self._job.pass_id):
+                _end_process("the pass is over")
+            feed()
+
+        results = self._careful.label_unit(unit, before_image)
         wall_s = time.perf_counter() - start
         return results, LabelTimings(wall_s, 0.0, wall_s)
 

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from sam3lt_ray.config.schema import Config, OnExists
-from sam3lt_ray.errors import RetryableRunError, RunMismatchError, Sam3ltError
+from sam3lt_ray.errors import InputError, RetryableRunError, RunTakenOverError, Sam3ltError, StorageError
 from sam3lt_ray.pipeline.actors import LabelJob, UnitOutcome
 from sam3lt_ray.pipeline.cluster import ActorResources, plan_actors, ray_session
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
+from sam3lt_ray.pipeline.error_budget import ErrorBudget
 from sam3lt_ray.pipeline.pass_marker import marked_pass
 from sam3lt_ray.pipeline.passes import Pass
 from sam3lt_ray.pipeline.prepare import FIRST_LAYER, PreparedRun, prepare_run
@@ -26,6 +27,10 @@ from sam3lt_ray.storage.ledger import Ledger
 from sam3lt_ray.storage.run_directory import fix_precision
 
 _MAX_NAMED_SHARDS = 3
+_ADVICE = (
+    "What was labeled is kept. Correct the input and label into a new run, or raise errors.max_error_fraction and "
+    "start this command again. The commonest causes:"
+)
 
 
 def label_run(
@@ -54,7 +59,7 @@ def label_run(
 
     Raises:
         UsageError: The request is wrong; nothing was started.
-        RetryableRunError: Somebody else works on this run.
+        RetryableRunError: Somebody else works on this run, or has taken it over.
     """
     listener = progress if progress is not None else SilentProgress()
     policy = on_exists or config.run.on_exists
@@ -65,7 +70,7 @@ def label_run(
             apply_policy(prepared, policy)
             with Lease(prepared.store) as lease:
                 lease.acquire(listener.message)
-                write_run_files(prepared, listener, overwrite=policy == "overwrite")
+                write_run_files(prepared, lease, listener, overwrite=policy == "overwrite")
                 _describe_start(prepared, listener)
                 return _Session(prepared, listener, limit, load_engine, lease, stop, verbose).run()
     except KeyboardInterrupt:
@@ -95,6 +100,7 @@ class _Session:
         self._stop = stop
         self._verbose = verbose
         self._tally = SessionTally()
+        self._budget = ErrorBudget(prepared.config.errors.max_error_fraction)
         self._resources: ActorResources | None = None
 
     def run(self) -> RunSummary:
@@ -119,6 +125,8 @@ class _Session:
         except KeyboardInterrupt:
             message = "Stopped by a signal; units in flight were dropped. The same command continues the run."
             return self._finish("interrupted", message)
+        except RunTakenOverError:
+            raise  # whose summary it is now, the other one knows
         except Exception as error:
             # An earlier start's summary must not stand there and say that all is well.
             with suppress(OSError, Sam3ltError):
@@ -135,6 +143,9 @@ class _Session:
                 self._listener.message(f"Pass {self._tally.passes}: {_count(work)} incomplete; trying {how}.")
             before = self._tally.units, read_notes(self._prepared.store, FIRST_LAYER)
             if not self._sweep(work, careful=careful):
+                verdict = self._budget.verdict()
+                if verdict is not None:
+                    return self._finish("over_error_budget", f"Stopped early: {verdict} {_ADVICE}")
                 return self._finish("limited", f"Stopped after {self._tally.counts.images} images, as asked.")
             work = self._prepared.missing(self._prepared.ledger())
             # A careful pass that commits nothing may still have found out more about what kills its process: each death
@@ -147,22 +158,23 @@ class _Session:
         return self._finish("done", "Every image has its row.")
 
     def _sweep(self, work: list[ShardWork], *, careful: bool) -> bool:
-        """One pass; False when the limit of images is reached."""
+        """One pass; False when it was ended early: the limit of images is reached, or there are too many errors."""
         assert self._resources is not None
+        self._lease.confirm()
         with marked_pass(self._prepared.store) as pass_id:
             return self._consume(Pass(self._reader(), work, self._job(careful, pass_id), self._resources).run())
 
     def _consume(self, outcomes: Iterator[UnitOutcome]) -> bool:
         for outcome in outcomes:
             self._tally.add(outcome)
+            self._budget.add(outcome.shard, outcome.counts)
             self._stop.check()
             counts = outcome.counts
             self._listener.unit_done(images=counts.images, errors=counts.num_errors, instances=counts.num_instances)
-            if self._lease.lost:
-                raise RunMismatchError(
-                    "Another process took this run over while this one was not responding. Its work goes on; this "
-                    "process stops. What both have committed is the same."
-                )
+            with suppress(InputError, StorageError):  # nothing is written here; what cannot be asked now is asked again
+                self._lease.confirm()
+            if self._budget.verdict() is not None:
+                return False
             if self._limit is not None and self._tally.counts.images >= self._limit:
                 return False
         return True
@@ -211,6 +223,7 @@ class _Session:
 
     def _finish(self, status: RunStatus, message: str) -> RunSummary:
         ledger: Ledger = self._prepared.ledger()
+        self._lease.confirm()
         return summarize(
             self._prepared.store,
             status,
@@ -221,6 +234,7 @@ class _Session:
             num_actors=self._resources.num_actors if self._resources else 0,
             device=self._resources.device if self._resources else "none",
             num_shards=len(self._prepared.shards),
+            complete=not self._prepared.missing(ledger),
             max_error_fraction=self._prepared.config.errors.max_error_fraction,
         )
 

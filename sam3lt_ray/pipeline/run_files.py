@@ -9,6 +9,7 @@ from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.pipeline.prepare import PreparedRun, describe_model, vocabulary_json
 from sam3lt_ray.pipeline.summary import package_versions
 from sam3lt_ray.progress import ProgressListener
+from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.run_directory import (
     RUN_PATH,
     VOCABULARY_PATH,
@@ -36,20 +37,23 @@ def apply_policy(prepared: PreparedRun, policy: OnExists) -> None:
     refuse_differences(prepared.store, prepared.differences)
 
 
-def write_run_files(prepared: PreparedRun, listener: ProgressListener, *, overwrite: bool) -> None:
-    """Write run.json, vocabulary.json and the snapshot; the caller holds the lease.
+def write_run_files(prepared: PreparedRun, lease: Lease, listener: ProgressListener, *, overwrite: bool) -> None:
+    """Write run.json, vocabulary.json and the snapshot.
 
     Args:
         prepared: The run.
+        lease: Held on it. It is confirmed before each of these writes: a start that slept must not undo what another
+            one has done meanwhile.
         listener: Told when the store does not keep the promise that the protocol rests on.
         overwrite: Discard the run that is there first.
 
     Raises:
         RunMismatchError: Somebody else has just created another run here, or what is to be overwritten is no run.
+        RunTakenOverError: Another process holds the run now.
     """
     store = prepared.store
     if overwrite:
-        _discard_run(store)
+        _discard_run(store, lease)
     conditional_put = probe_conditional_put(store)
     if not conditional_put:
         listener.message(
@@ -65,12 +69,14 @@ def write_run_files(prepared: PreparedRun, listener: ProgressListener, *, overwr
     }
     create_or_verify(store, prepared.identity, content)
     # Written anew at each start: ids, names and prompts are the run's (that was checked), thresholds may be newer.
+    lease.confirm()
     store.replace(VOCABULARY_PATH, encode_json(vocabulary_json(prepared.vocabulary)))
     if prepared.new_shards:
+        lease.confirm()
         write_snapshot(store, prepared.shards)
 
 
-def _discard_run(store: RunStore) -> None:
+def _discard_run(store: RunStore, lease: Lease) -> None:
     """Remove a run, its run.json last: a start that dies in between still finds a run to discard."""
     if not store.exists(RUN_PATH) and any(not item.path.startswith("lease/") for item in store.list("")):
         raise RunMismatchError(
@@ -79,6 +85,8 @@ def _discard_run(store: RunStore) -> None:
         )
     for item in list(store.list("")):
         if not item.path.startswith("lease/") and item.path != RUN_PATH:
+            lease.confirm()
             store.delete(item.path)
+    lease.confirm()
     if store.exists(RUN_PATH):
         store.delete(RUN_PATH)

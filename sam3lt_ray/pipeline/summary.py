@@ -29,6 +29,7 @@ EXIT_CODES: Final[Mapping[RunStatus, int]] = {
 _PACKAGES: Final = ("ray", "torch", "transformers", "pyarrow", "s3fs", "pillow", "pycocotools", "numpy")
 # Totals need one small read for each unit this session did not make itself; beyond this many they are left out.
 _MAX_FOOTER_READS: Final = 20_000
+_NAMED_CAUSES: Final = 10
 
 
 def package_versions() -> dict[str, str]:
@@ -114,6 +115,7 @@ def summarize(
     num_actors: int,
     device: str,
     num_shards: int,
+    complete: bool,
     max_error_fraction: float | None,
 ) -> RunSummary:
     """Add up a session and the run so far, and write run_summary.json.
@@ -128,6 +130,7 @@ def summarize(
         num_actors: Size of the actor pool.
         device: "cuda" or "cpu".
         num_shards: Shards the run covers.
+        complete: Every image of these shards has its row.
         max_error_fraction: Share of error rows, of the run so far, above which "done" becomes "over_error_budget".
     """
     paths = list(unit_paths)
@@ -135,12 +138,17 @@ def summarize(
     total = _total_counts(store, tally, paths)
     if status == "done":
         status, message = _judge_errors(total or tally.counts, max_error_fraction, message)
+    causes = _commonest_causes(total or tally.counts)
+    if status == "over_error_budget":
+        message += "".join(f"\n  {cause['images']:,} x {cause['kind']}: {cause['cause']}" for cause in causes)
     content = {
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "complete": complete,
         "shards": num_shards,
         "units": len(paths),
         "images": None if total is None else _images(total),
         "errors": None if total is None else dict(total.errors),
+        "causes": causes,
         "instances": None if total is None else _instances(total, label_names),
         "session": {
             "images": _images(tally.counts),
@@ -169,9 +177,14 @@ def _judge_errors(counts: UnitCounts, max_error_fraction: float | None, message:
         return "done", message
     return "over_error_budget", (
         f"{counts.num_errors:,} of {counts.images:,} images are error rows, more than errors.max_error_fraction "
-        f"{max_error_fraction:g} allows. The causes are counted in run_summary.json and stand in each row's "
-        "error_message."
+        f"{max_error_fraction:g} allows. The commonest causes:"
     )
+
+
+def _commonest_causes(counts: UnitCounts) -> list[dict[str, Any]]:
+    commonest = sorted(counts.causes.items(), key=lambda item: (-item[1], item[0]))[:_NAMED_CAUSES]
+    split = ((cause.partition(": "), images) for cause, images in commonest)
+    return [{"kind": kind, "cause": cause, "images": images} for (kind, _, cause), images in split]
 
 
 def _total_counts(store: RunStore, tally: SessionTally, paths: list[str]) -> UnitCounts | None:

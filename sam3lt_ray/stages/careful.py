@@ -40,7 +40,7 @@ class CarefulLabeler:
 
         Args:
             unit: The unit.
-            before_image: Called before each image, to feed a watchdog.
+            before_image: Called before each image and its note, to feed a watchdog; may end the process.
         """
         path = f"{ATTEMPTS_PREFIX}/{self._layer}/{shard_directory(unit.shard)}/{unit.range.first:010d}.json"
         deaths = self._deaths(path)
@@ -55,8 +55,8 @@ class CarefulLabeler:
                     )
                 )
                 continue
-            write_json(self._store, path, {"current": image.index, "deaths": _with_text_keys(deaths)})
             before_image()
+            write_json(self._store, path, {"current": image.index, "deaths": _with_text_keys(deaths)})
             results.append(self._labeler.label_image(image))
         self._store.delete(path)
         return results

@@ -6,6 +6,10 @@ which has one winner per term, and renews it by overwriting its own file. Whoeve
 
 A holder that died is recognised without comparing clocks: its file does not change while the newcomer watches it for
 one lease duration. On the machine that the holder ran on, a missing process is proof at once.
+
+A holder that only slept (a suspended machine, a stopped process) wakes up with its work half done. Label files it may
+still put: the store lets nobody win twice. Before anything else that it writes it calls :meth:`Lease.confirm`, which
+asks the store whenever the last renewal is so long ago that somebody else may have come.
 """
 
 from __future__ import annotations
@@ -19,15 +23,42 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from sam3lt_ray.errors import RetryableRunError, Sam3ltError
+from sam3lt_ray.errors import RetryableRunError, RunTakenOverError, Sam3ltError
 from sam3lt_ray.storage.store import RunStore
 
 LEASE_DURATION_S: Final = 60.0
 _PREFIX: Final = "lease"
 _STALE_S: Final = 900.0  # renewed longer ago than this by any clock of this century: no need to watch it
 _KEPT_TERMS: Final = 2
+
+
+class Clock(Protocol):
+    """Where a lease gets its time from; tests have one that stands still."""
+
+    def time(self) -> float:
+        """Seconds since 1970."""
+        ...
+
+    def elapsed(self) -> float:
+        """Seconds since some moment; never goes back, and goes on while the process or the machine sleeps."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class _SystemClock:
+    def time(self) -> float:
+        return time.time()
+
+    def elapsed(self) -> float:
+        return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +81,37 @@ class LeaseRecord:
 
 
 class Lease:
-    """Holds a run while in use; a context manager."""
+    """Holds a run while in use; a context manager.
 
-    def __init__(self, store: RunStore, *, duration_s: float = LEASE_DURATION_S) -> None:
+    Args:
+        store: The run directory.
+        duration_s: A holder that renews nothing for this long may be succeeded.
+        clock: Where the time comes from.
+        renews_itself: In a thread, four times in a duration; else whoever holds it calls :meth:`renew`.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        *,
+        duration_s: float = LEASE_DURATION_S,
+        clock: Clock | None = None,
+        renews_itself: bool = True,
+    ) -> None:
         self._store = store
         self._duration_s = duration_s
+        self._clock = clock if clock is not None else _SystemClock()
+        self._renews_itself = renews_itself
         self._term = 0
-        self._record = _own_record()
+        self._record = _own_record(self._clock.time())
+        self._renewed_at = self._clock.elapsed()
         self._stop = threading.Event()
         self._lost = threading.Event()
         self._renewer: threading.Thread | None = None
 
     @property
     def lost(self) -> bool:
-        """Somebody else took the run over (this process slept longer than the lease lasts)."""
+        """Somebody else was seen to have taken the run over."""
         return self._lost.is_set()
 
     def acquire(self, notify: Callable[[str], None] = lambda _: None) -> None:
@@ -79,13 +127,46 @@ class Lease:
         if current is not None and not self._may_take(*current, notify=notify):
             raise _held_by(current[1])
         self._term = (current[0] if current else 0) + 1
+        self._renewed_at = self._clock.elapsed()
         if not self._store.create(_path(self._term), _encode(self._record)):
             winner = self._latest()  # perhaps ourselves: the answer to our own request may have been lost
             if winner is None or winner[1].holder != self._record.holder:
                 raise _held_by(winner[1] if winner else self._record)
         self._remove_old_terms()
-        self._renewer = threading.Thread(target=self._renew_forever, name="sam3lt-lease", daemon=True)
-        self._renewer.start()
+        if self._renews_itself:
+            self._renewer = threading.Thread(target=self._renew_forever, name="sam3lt-lease", daemon=True)
+            self._renewer.start()
+
+    def renew(self) -> None:
+        """Say that the holder lives, and look whether it still is the holder.
+
+        Raises:
+            InputError: The run directory may no longer be written.
+            StorageError: Storage does not answer.
+        """
+        started_at = self._clock.elapsed()
+        self._store.replace(_path(self._term), _encode(self._record, renewed_at=self._clock.time()))
+        latest = self._latest()
+        if latest is not None and latest[0] > self._term:
+            self._lost.set()
+        else:
+            self._renewed_at = started_at
+
+    def confirm(self) -> None:
+        """Return if this process still holds the run; asks the store only when the last renewal is too long ago.
+
+        Raises:
+            RunTakenOverError: Somebody else has it.
+            InputError: The store had to be asked, and may no longer be written.
+            StorageError: The store had to be asked and does not answer.
+        """
+        if not self.lost and self._clock.elapsed() - self._renewed_at >= self._duration_s:
+            self.renew()
+        if self.lost:
+            raise RunTakenOverError(
+                "Another process took this run over while this one was not responding. Its work goes on; this one "
+                "stops. What both have committed is the same."
+            )
 
     def release(self) -> None:
         """Give the run back. Never raises: a lease that cannot be released expires."""
@@ -105,27 +186,23 @@ class Lease:
         self.release()
 
     def _may_take(self, term: int, record: LeaseRecord, *, notify: Callable[[str], None]) -> bool:
-        if record.released or _is_dead_neighbour(record) or time.time() - record.renewed_at > _STALE_S:
+        if record.released or _is_dead_neighbour(record) or self._clock.time() - record.renewed_at > _STALE_S:
             return True
         if record.host == self._record.host and record.boot_id == self._record.boot_id:
             return False  # a living process of this machine: watching it would not change that
         notify(f"The run is held by {record.describe()}. Waiting {self._duration_s:.0f} s to see whether it is alive.")
-        deadline = time.monotonic() + self._duration_s
-        while time.monotonic() < deadline:
-            time.sleep(min(1.0, self._duration_s / 10))
+        deadline = self._clock.elapsed() + self._duration_s
+        while self._clock.elapsed() < deadline:
+            self._clock.sleep(min(1.0, self._duration_s / 10))
             seen = self._latest()
             if seen is None or seen != (term, record):
                 return seen is None or seen[1].released
         return True
 
     def _renew_forever(self) -> None:
-        while not self._stop.wait(self._duration_s / 4):
+        while not self.lost and not self._stop.wait(self._duration_s / 4):
             try:
-                latest = self._latest()
-                if latest is not None and latest[0] > self._term:
-                    self._lost.set()
-                    return
-                self._store.replace(_path(self._term), _encode(self._record, renewed_at=time.time()))
+                self.renew()
             except (OSError, Sam3ltError):
                 continue  # storage is away for a moment; the next round tries again
 
@@ -147,8 +224,7 @@ class Lease:
                 self._store.delete(stored.path)
 
 
-def _own_record() -> LeaseRecord:
-    now = time.time()
+def _own_record(now: float) -> LeaseRecord:
     return LeaseRecord(
         holder=uuid.uuid4().hex,
         host=socket.gethostname(),

@@ -28,6 +28,7 @@ def test_counts_of_units_are_added_up(tmp_path: Path) -> None:
     store = make_run(tmp_path, images, LABELS, images_per_unit=2)
     paths = [item.path for item in store.list("labels")]
     assert len(paths) == 3
-    assert add_up_counts(store, paths) == UnitCounts(5, {"corrupt": 2, "empty": 1}, {3: 3, 7: 1})
-    assert add_up_counts(store, paths[1:2]) == UnitCounts(2, {"empty": 1}, {3: 2, 7: 1})
+    causes = {"corrupt: Damaged.": 2, "empty: Damaged.": 1}
+    assert add_up_counts(store, paths) == UnitCounts(5, {"corrupt": 2, "empty": 1}, {3: 3, 7: 1}, causes)
+    assert add_up_counts(store, paths[1:2]) == UnitCounts(2, {"empty": 1}, {3: 2, 7: 1}, {"empty: Damaged.": 1})
     assert add_up_counts(store, []) == UnitCounts()

@@ -68,7 +68,8 @@ def test_footer_says_what_the_unit_is() -> None:
     assert json.loads(metadata[META_UNIT])["resume_offset"] == 4096
     assert json.loads(metadata[META_LABELS]) == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
     counts = UnitCounts.from_json(json.loads(metadata[META_COUNTS]))
-    assert counts == UnitCounts(3, {"truncated": 1, "duplicate_key": 1}, {7: 1})
+    causes = {"truncated: The file ends early.": 1, "duplicate_key: twice": 1}
+    assert counts == UnitCounts(3, {"truncated": 1, "duplicate_key": 1}, {7: 1}, causes)
 
 
 def test_same_rows_same_bytes() -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from sam3lt_ray.config.schema import StorageSettings
-from sam3lt_ray.errors import RetryableRunError
+from sam3lt_ray.errors import RetryableRunError, RunTakenOverError
 from sam3lt_ray.storage import lease as lease_module
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.store import RunStore, open_store
+from tests.clocks import SteppedClock
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_long_stale_holder_is_not_waited_for(store: RunStore) -> None:
 def test_sleeper_notices_its_successor(store: RunStore) -> None:
     sleeper = Lease(store, duration_s=0.4)
     sleeper.acquire()
-    record = dataclasses.asdict(lease_module._own_record())
+    record = dataclasses.asdict(lease_module._own_record(time.time()))
     assert store.create("lease/00000002.json", json.dumps(record).encode())
     deadline = time.monotonic() + 20
     while not sleeper.lost and time.monotonic() < deadline:
@@ -104,6 +105,42 @@ def test_sleeper_notices_its_successor(store: RunStore) -> None:
     assert sleeper.lost
     sleeper.release()
     assert json.loads(store.read("lease/00000002.json"))["released"] is False
+
+
+def test_a_sleeper_asks_before_it_writes_anything(store: RunStore) -> None:
+    clock = SteppedClock()
+    sleeper = Lease(store, duration_s=60, clock=clock, renews_itself=False)
+    sleeper.acquire()
+    clock.sleep(59)
+    sleeper.confirm()
+    _as_other_machine(store)  # so that the successor has to wait for it
+    successor = Lease(store, duration_s=60, clock=clock, renews_itself=False)
+    successor.acquire()
+    with pytest.raises(RunTakenOverError, match="took this run over"):
+        sleeper.confirm()
+    assert sleeper.lost
+    successor.confirm()
+
+
+def test_a_sleeper_whom_nobody_succeeded_goes_on(store: RunStore) -> None:
+    clock = SteppedClock()
+    sleeper = Lease(store, duration_s=60, clock=clock, renews_itself=False)
+    sleeper.acquire()
+    clock.sleep(3600)
+    sleeper.confirm()
+    with pytest.raises(RetryableRunError, match="is being worked on"):
+        Lease(store, duration_s=60, clock=clock, renews_itself=False).acquire()
+
+
+def test_a_holder_that_renews_in_time_asks_nobody(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SteppedClock()
+    holder = Lease(store, duration_s=60, clock=clock, renews_itself=False)
+    holder.acquire()
+    for _ in range(5):
+        clock.sleep(50)
+        holder.renew()
+    monkeypatch.setattr(type(store), "list", None)
+    holder.confirm()
 
 
 def test_one_of_many_starters_wins(store: RunStore) -> None:
