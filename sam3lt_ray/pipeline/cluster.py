@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import ray
@@ -165,9 +165,42 @@ def plan_actors(settings: ComputeSettings, weight_bytes: int) -> ActorResources:
     if settings.device != "cpu" and with_gpus.gpus >= settings.gpus_per_actor:
         return _gpu_actors(settings, with_gpus)
     automatic = settings.actors == "auto" and settings.cpus_per_actor == "auto"
+    all_nodes = _Nodes.of(nodes)
     if automatic and weight_bytes <= SMALL_CHECKPOINT_BYTES:
-        return _small_cpu_actors(settings, _Nodes.of(nodes))
-    return _cpu_actors(settings, _Nodes.of(nodes))
+        planned = _small_cpu_actors(settings, all_nodes)
+    else:
+        planned = _cpu_actors(settings, all_nodes)
+    if settings.cpus_per_actor != "auto":
+        return planned
+    return replace(planned, num_cpus=_share_that_leaves_room(planned.num_cpus, planned.num_actors, all_nodes.node_cpus))
+
+
+def _share_that_leaves_room(share: float, num_actors: int, node_cpus: Sequence[float]) -> float:
+    """What each actor should reserve so that however they come to lie, every node keeps the room to read and commit.
+
+    When a node is lost, Ray starts its actors again on the others. If they find room there beside those that were
+    planned, they take what reading and committing need, and the run stands still. So each reserves a share of which
+    as many as fit on a node leave enough.
+    """
+    if len(node_cpus) < 2:
+        return share
+
+    def leaves_room(candidate: float) -> bool:
+        fit = [math.floor(cpus / candidate + 1e-9) for cpus in node_cpus]
+        room = READ_CPUS + COMMIT_CPUS - 1e-9
+        return sum(fit) >= num_actors and all(
+            cpus - count * candidate >= room for cpus, count in zip(node_cpus, fit, strict=True)
+        )
+
+    others = {
+        (cpus - READ_CPUS - COMMIT_CPUS) / count
+        for cpus in set(node_cpus)
+        for count in range(1, math.floor(cpus / share + 1e-9) + 2)
+        if cpus >= 1
+    }
+    fitting = [candidate for candidate in (share, *sorted(others)) if leaves_room(candidate)]
+    # The nearest one. Nodes of one CPU know none, nor do some mixtures of sizes; there it stays as it is.
+    return min(fitting, key=lambda candidate: abs(candidate - share), default=share)
 
 
 def _gpu_actors(settings: ComputeSettings, nodes: _Nodes) -> ActorResources:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
-from ray.exceptions import RayError
+from ray.exceptions import LocalRayletDiedError, NodeDiedError, ObjectLostError, RayError, RaySystemError, RpcError
 from ray.util.annotations import RayDeprecationWarning
 
 from sam3lt_ray import errors
-from sam3lt_ray.errors import ConfigError, ImageError, RunError, Sam3ltError
+from sam3lt_ray.errors import ConfigError, ImageError, RetryableRunError, RunError, Sam3ltError
 from sam3lt_ray.pipeline.actors import CommitTask, LabelJob, SegmentActor, UnitOutcome, outcomes
 from sam3lt_ray.pipeline.cluster import COMMIT_CPUS, READ_CPUS, ActorResources
 from sam3lt_ray.pipeline.source import UnitSource
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _TASK_RETRIES: Final = 0
 _TASKS_IN_FLIGHT: Final = 2  # at work or waiting: what an actor's death takes with it
 _NO_PROGRESS_TIMEOUT_S: Final = 3600.0
+_RAY_LOST: Final = (LocalRayletDiedError, NodeDiedError, ObjectLostError, RaySystemError, RpcError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,13 @@ def _explain(error: RayError) -> Sam3ltError:
     if isinstance(kind, type) and issubclass(kind, Sam3ltError) and not issubclass(kind, ImageError | ConfigError):
         return kind(message.strip())
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return RunError(f"Ray gave up: {lines[-1].strip() if lines else type(error).__name__}")
+    said = lines[-1].strip() if lines else type(error).__name__
+    if isinstance(error, _RAY_LOST):
+        return RetryableRunError(
+            f"Ray was lost while the run went on ({said}). What was committed is kept; the same command continues the "
+            "run as soon as there is a Ray again."
+        )
+    return RunError(f"Ray gave up: {said}")
 
 
 def _configure(context: DataContext) -> None:

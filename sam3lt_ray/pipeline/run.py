@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from sam3lt_ray.config.schema import Config, OnExists
-from sam3lt_ray.errors import InputError, RetryableRunError, RunTakenOverError, Sam3ltError, StorageError
+from sam3lt_ray.errors import InputError, RetryableRunError, RunTakenOverError, Sam3ltError, StorageError, UsageError
 from sam3lt_ray.pipeline.actors import LabelJob, UnitOutcome
 from sam3lt_ray.pipeline.cluster import ActorResources, plan_actors, ray_session
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
@@ -126,8 +126,13 @@ class _Session:
             message = "Stopped by a signal; units in flight were dropped. The same command continues the run."
             return self._finish("interrupted", message)
         except RunTakenOverError:
-            raise  # whose summary it is now, the other one knows
+            raise  # the summary is the other one's now
+        except RetryableRunError as error:
+            return self._finish("interrupted", error.message)
         except Exception as error:
+            # A successor ends our actors, and then Ray has much to say; but that is the reason.
+            with suppress(OSError, InputError, StorageError):
+                self._lease.confirm()
             # An earlier start's summary must not stand there and say that all is well.
             with suppress(OSError, Sam3ltError):
                 self._finish("failed", str(error) or type(error).__name__)
@@ -139,6 +144,7 @@ class _Session:
             self._tally.passes += 1
             careful = self._tally.passes > 1 and self._tally.passes >= max_passes
             if self._tally.passes > 1:
+                self._resources = self._plan_again()
                 how = "image by image" if careful else "again"
                 self._listener.message(f"Pass {self._tally.passes}: {_count(work)} incomplete; trying {how}.")
             before = self._tally.units, read_notes(self._prepared.store, FIRST_LAYER)
@@ -156,6 +162,15 @@ class _Session:
         if work:
             return self._finish("incomplete", self._describe_leftover(work))
         return self._finish("done", "Every image has its row.")
+
+    def _plan_again(self) -> ActorResources:
+        """The pool for the cluster as it is now: what left work over may have been the loss of a node."""
+        assert self._resources is not None
+        with suppress(UsageError):
+            planned = plan_actors(self._prepared.config.compute, self._prepared.checkpoint.weight_bytes)
+            if planned.device == self._resources.device:  # GPUs that are gone are waited for
+                return planned
+        return self._resources
 
     def _sweep(self, work: list[ShardWork], *, careful: bool) -> bool:
         """One pass; False when it was ended early: the limit of images is reached, or there are too many errors."""

@@ -152,3 +152,15 @@ def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_cluster_that_has_yet_to_grow_counts_as_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [])
     assert plan_actors(ComputeSettings(), SMALL).num_actors == 1
+
+
+@pytest.mark.parametrize("weight_bytes", [SMALL, LARGE])
+@pytest.mark.parametrize("nodes", [[2, 2], [4, 4], [8, 8, 8], [16] * 20, [16, 64, 64]])
+def test_actors_of_a_lost_node_find_no_room_that_the_others_need(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[float], weight_bytes: int
+) -> None:
+    plan = _plan(monkeypatch, *({"CPU": cpus} for cpus in nodes), weight_bytes=weight_bytes)
+    for cpus in nodes:
+        as_many_as_fit = (cpus + 1e-6) // plan.num_cpus
+        assert cpus - as_many_as_fit * plan.num_cpus >= READ_CPUS + COMMIT_CPUS - 1e-6
+    assert sum((cpus + 1e-6) // plan.num_cpus for cpus in nodes) >= plan.num_actors
