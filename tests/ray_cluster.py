@@ -1,20 +1,60 @@
-"""``python -m tests.ray_cluster NUM_CPUS``: a one-node Ray cluster that outlives its drivers and ends with stdin."""
+"""``python -m tests.ray_cluster NUM_CPUS``: Ray with real raylets, which outlives its drivers and ends with stdin."""
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
+_OBJECT_STORE_BYTES = 300_000_000
+_MARK = "answer="
+
+
+class RunningCluster:
+    """A cluster in processes of its own; its nodes can be added and killed."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        head = self._answer()
+        self.address: str = head["address"]
+        self.head_pids: list[int] = head["pids"]
+
+    def add_node(self, num_cpus: int) -> list[int]:
+        """Add a node; returns the pids of its raylet and what belongs to it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{num_cpus}\n".encode())
+        self._process.stdin.flush()
+        pids: list[int] = self._answer()["pids"]
+        return pids
+
+    def worker_pids(self, title: str) -> list[int]:
+        """Workers of this cluster whose process title contains something, such as the name of a task."""
+        return [pid for pid in descendants(self._process.pid) if title in process_title(pid)]
+
+    def titles_below(self, pids: list[int]) -> list[str]:
+        """Titles of the workers of a node."""
+        return [process_title(below) for pid in pids for below in descendants(pid)]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(_MARK.encode()):
+                answer: dict[str, Any] = json.loads(line.decode().removeprefix(_MARK))
+                return answer
+        raise RuntimeError("the test's Ray cluster has ended")
 
 
 @contextmanager
-def running_cluster(num_cpus: int = 2) -> Iterator[str]:
-    """Start it in a process of its own; yields the address for RAY_ADDRESS.
+def running_cluster(num_cpus: int = 2) -> Iterator[RunningCluster]:
+    """Start one with a single node; :attr:`RunningCluster.address` is for RAY_ADDRESS.
 
     A process of its own, because Ray's cluster helper leaves open files behind, and here warnings are errors.
     """
@@ -23,29 +63,78 @@ def running_cluster(num_cpus: int = 2) -> Iterator[str]:
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
-        assert process.stdout is not None
         assert process.stdin is not None
-        marked = (line for line in process.stdout if line.startswith(b"address="))
         try:
-            yield next(marked).decode().strip().removeprefix("address=")
+            yield RunningCluster(process)
         finally:
+            leftovers = descendants(process.pid)
             process.stdin.close()
-            process.wait(timeout=60)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=30)
+            kill(process.pid, *leftovers)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and those they have started."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found, queue = [], [pid]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def process_title(pid: int) -> str:
+    """Its command line, which Ray's workers change to what they are doing; "" when it is gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    return ""
+
+
+def kill(*pids: int) -> None:
+    """SIGKILL to processes that may be gone already."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def kill_node(pids: list[int]) -> None:
+    """What a node that loses its power looks like: all its processes at once."""
+    everything = [*pids, *(below for pid in pids for below in descendants(pid))]
+    kill(*everything)
+    deadline = time.monotonic() + 20
+    while any(process_title(pid) for pid in everything) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def main() -> None:
-    """Start, say where, and wait."""
+    """Start, say where, add a node for each number that comes in, and wait."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": int(sys.argv[1]), "object_store_memory": 300_000_000, "include_dashboard": False},
-    )
+    limits = {"object_store_memory": _OBJECT_STORE_BYTES}
+    head = {**limits, "num_cpus": int(sys.argv[1]), "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        print(f"address={cluster.address}", flush=True)
-        sys.stdin.read()
+        _tell(address=cluster.address, pids=_pids(cluster.head_node))
+        for line in sys.stdin:
+            _tell(pids=_pids(cluster.add_node(num_cpus=int(line), **limits)))
     finally:
-        cluster.shutdown()
+        with suppress(Exception):  # what was killed cannot be shut down
+            cluster.shutdown()
+
+
+def _tell(**answer: Any) -> None:
+    print(_MARK + json.dumps(answer), flush=True)
+
+
+def _pids(node: Any) -> list[int]:
+    return [info.process.pid for infos in node.all_processes.values() for info in infos]
 
 
 if __name__ == "__main__":

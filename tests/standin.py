@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KILLER_RED = 250  # an image whose top left pixel is this red kills the process that labels it
 HANGER_RED = 240  # ... and one that is this red hangs it
+HOG_RED = 230  # ... and one that is this red asks for more memory than the process may have (RLIMIT_AS)
 
 
 class StandInEngine:
@@ -33,9 +34,10 @@ class StandInEngine:
     image_size = 64
     images_per_batch = 4
 
-    def __init__(self, num_prompts: int, seconds_per_image: float = 0.0) -> None:
+    def __init__(self, num_prompts: int, seconds_per_image: float = 0.0, labeled: str | None = None) -> None:
         self.num_prompts = num_prompts
         self.seconds_per_image = seconds_per_image
+        self.labeled = labeled  # this file grows by a byte for each image
         self.busy_s = 0.0
         self._lock = threading.Lock()
 
@@ -47,6 +49,9 @@ class StandInEngine:
         start = time.perf_counter()
         found = [self._one(image, size) for image, size in zip(pixels, sizes_hw, strict=True)]
         time.sleep(self.seconds_per_image * len(pixels))
+        if self.labeled is not None:
+            with Path(self.labeled).open("ab", buffering=0) as log:
+                log.write(b"." * len(pixels))
         with self._lock:
             self.busy_s += time.perf_counter() - start
         return found
@@ -75,28 +80,50 @@ def load_standin(
     resources: ActorResources,
     *,
     seconds_per_image: float = 0.0,
+    labeled: str | None = None,
 ) -> StandInEngine:
     """An engine factory for ``label_run``."""
-    return StandInEngine(len(prompts), seconds_per_image)
+    return StandInEngine(len(prompts), seconds_per_image, labeled)
 
 
 class PoisonedEngine(StandInEngine):
-    """Dies or hangs at certain images."""
+    """Dies, hangs or asks for too much memory at certain images."""
 
     def _one(self, image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> ImageDetections:
         red = int(image[0, 0, 0])
         if abs(red - KILLER_RED) <= 2:
-            os._exit(1)
+            os.abort()
         if abs(red - HANGER_RED) <= 2:
             time.sleep(3600)
+        if abs(red - HOG_RED) <= 2:
+            _ask_for_too_much()
         return super()._one(image, size_hw)
 
 
+def _ask_for_too_much() -> None:
+    """Run into RLIMIT_AS as a process with a limit does; the limit is lifted again, for it hits all threads."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used_bytes + 2**28, before[1]))
+    try:
+        np.ones(2**32, np.uint8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 def load_poisoned(
-    checkpoint: Checkpoint, prompts: Sequence[str], config: Config, resources: ActorResources
+    checkpoint: Checkpoint,
+    prompts: Sequence[str],
+    config: Config,
+    resources: ActorResources,
+    *,
+    seconds_per_image: float = 0.0,
+    labeled: str | None = None,
 ) -> PoisonedEngine:
-    """An engine factory whose engine dies at poisoned images."""
-    return PoisonedEngine(len(prompts))
+    """An engine factory whose engine has trouble with poisoned images."""
+    return PoisonedEngine(len(prompts), seconds_per_image, labeled)
 
 
 def plain_image(color: tuple[int, int, int], size_wh: tuple[int, int] = (40, 30)) -> bytes:

@@ -15,6 +15,8 @@ from typing import Final
 
 import pytest
 
+from tests.ray_cluster import RunningCluster, running_cluster
+
 HERE = Path(__file__).parent
 
 
@@ -67,6 +69,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def faults_long(request: pytest.FixtureRequest) -> bool:
     """Whether many trials are wanted."""
     return bool(request.config.getoption("--faults-long"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[RunningCluster]:
+    """A Ray cluster of one node in processes of its own, which outlives the drivers; do not kill it."""
+    with running_cluster() as running:
+        yield running
 
 
 @pytest.fixture

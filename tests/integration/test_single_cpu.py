@@ -30,9 +30,14 @@ def test_a_run_on_one_cpu_comes_to_its_end(tmp_path: Path) -> None:
     }
     config_file = tmp_path / "config.json"
     config_file.write_text(json.dumps(config))
-    command = [sys.executable, "-m", "tests.label_with_standin", str(config_file), "0"]
-    with running_cluster(num_cpus=1) as address:
-        environment = {**os.environ, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.label_with_standin", str(config_file)]
+    with running_cluster(num_cpus=1) as cluster:
+        environment = {
+            **os.environ,
+            "RAY_ADDRESS": cluster.address,
+            "RAY_AUTH_MODE": "disabled",
+            "PYTHONPATH": str(ROOT),
+        }
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr.decode()
     assert_exact(open_store(str(tmp_path / "run"), StorageSettings()), shards)

@@ -1,0 +1,47 @@
+"""A run that is going wrong stops early and says why; a healthy one with some bad images does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import AddFaultRow
+from tests.faults.scenario import Scenario, numbered_images
+from tests.ray_cluster import RunningCluster
+
+
+def test_a_bucket_of_pdfs_is_stopped_within_two_hundred_images(
+    tmp_path: Path, cluster: RunningCluster, fault_row: AddFaultRow
+) -> None:
+    pdfs = [(f"{i:05d}.jpg", b"%PDF-1.7 page " + str(i).encode()) for i in range(600)]
+    pdfs[7:9] = [("seven.jpg", b""), ("eight.jpg", b"hello")]
+    run = Scenario(tmp_path, {f"{i}.tar": pdfs for i in range(4)}, errors={"max_error_fraction": 0.05})
+    with run.start(cluster.address) as driver:
+        driver.finish(3)
+    summary = run.summary()
+    assert summary["exit_code"] == 3
+    assert summary["complete"] is False
+    assert 100 <= summary["images"]["total"] <= 200
+    assert summary["causes"][0]["kind"] == "unsupported"
+    assert summary["causes"][0]["cause"].startswith("The file is PDF; decoded are JPEG")
+    assert {cause["kind"] for cause in summary["causes"]} == {"unsupported", "empty", "not_an_image"}
+    assert "Stopped early" in driver.output
+    assert "unsupported: The file is PDF" in driver.output
+    note = f"exit code 3 after {summary['images']['total']} images"
+    fault_row("PDFs instead of images, max_error_fraction 0.05", "input of 2,400 files", 1, 0, note)
+
+
+@pytest.mark.faults_long
+def test_a_healthy_run_with_a_bad_first_shard_goes_on(
+    tmp_path: Path, cluster: RunningCluster, fault_row: AddFaultRow
+) -> None:
+    first = [(name, b"junk" if i % 5 < 2 else data) for i, (name, data) in enumerate(numbered_images(120))]
+    shards = {"0.tar": first, **{f"{i}.tar": numbered_images(130, i) for i in range(1, 8)}}
+    run = Scenario(tmp_path, shards, errors={"max_error_fraction": 0.06})
+    reference = run.reference()
+    with run.start(cluster.address) as driver:
+        driver.finish()
+    twice = run.check(reference)
+    errors = sum(row["status"] == "error" for row in reference)
+    fault_row("40 % junk, max_error_fraction 0.06", "first of eight shards", 1, twice, f"{errors} error rows, goes on")
