@@ -17,6 +17,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 OnExists = Literal["resume", "overwrite", "fail"]
+OnChanged = Literal["refuse", "relabel"]
 InputFormat = Literal["webdataset", "parquet", "folder", "manifest"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -91,6 +92,13 @@ class RunSettings(Section):
         OnExists,
         _setting("When the run directory exists: continue it, start it anew, or stop.", changes_labels=False),
     ] = "resume"
+    changed: Annotated[
+        OnChanged,
+        _setting(
+            "When a shard's content is not what was labeled: stop, or replace the labels of that shard.",
+            changes_labels=False,
+        ),
+    ] = "refuse"
 
 
 class InputSettings(Section):

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.labels.schema import META_COUNTS, META_UNIT
 from sam3lt_ray.storage.store import RunStore
-
-_NUM_THREADS: Final = 16
 
 
 def read_resume_offset(store: RunStore, path: str) -> int | None:
@@ -23,18 +18,8 @@ def read_resume_offset(store: RunStore, path: str) -> int | None:
     return offset
 
 
-def add_up_counts(store: RunStore, paths: Iterable[str]) -> UnitCounts:
-    """Images, errors and instances of committed units together; opens the files side by side."""
-    images, errors, instances = 0, Counter[str](), Counter[int]()
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for counts in pool.map(lambda path: _unit_counts(store, path), paths):
-            images += counts.images
-            errors.update(counts.errors)
-            instances.update(counts.instances)
-    return UnitCounts(images, dict(errors), dict(instances))
-
-
-def _unit_counts(store: RunStore, path: str) -> UnitCounts:
+def read_counts(store: RunStore, path: str) -> UnitCounts:
+    """Images, errors and instances of the rows of a file."""
     return UnitCounts.from_json(_metadata(store, path, META_COUNTS))
 
 

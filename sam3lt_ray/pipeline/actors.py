@@ -22,7 +22,6 @@ from sam3lt_ray.stages.careful import CarefulLabeler
 from sam3lt_ray.stages.commit import UnitCommitter
 from sam3lt_ray.stages.label import Engine, ImageLabeler, LabelTimings
 from sam3lt_ray.stages.unit_table import table_to_units
-from sam3lt_ray.storage.ledger import unit_path
 from sam3lt_ray.storage.store import RunStore
 from sam3lt_ray.vocabulary.labels import Vocabulary
 
@@ -36,6 +35,7 @@ class LabelJob:
 
     Attributes:
         load_engine: Makes the engine with the vocabulary's prompts encoded; called once per actor process.
+        vocabulary: The labels of the layer.
         careful: Label image by image and leave a note before each (see :mod:`sam3lt_ray.stages.careful`).
         image_timeout_s: A batch that takes longer ends the process; then the careful pass finds the image.
         pass_id: The pass this belongs to; an actor that outlives it ends itself.
@@ -45,7 +45,6 @@ class LabelJob:
     vocabulary: Vocabulary
     provenance: Provenance
     store: RunStore
-    layer: str
     merge_iou: float
     max_pixels: int
     decode_threads: int
@@ -82,7 +81,7 @@ class SegmentActor:
             max_pixels=job.max_pixels,
             decode_threads=job.decode_threads,
         )
-        self._careful = CarefulLabeler(self._labeler, job.store, job.layer)
+        self._careful = CarefulLabeler(self._labeler, job.store)
         self._watchdog = Watchdog(job.image_timeout_s, lambda: is_current(job.store, job.pass_id))
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -95,7 +94,7 @@ class SegmentActor:
         rows = build_rows(unit, results, loose_files=self._job.loose_files)
         return {
             "shard": unit.shard,
-            "path": unit_path(self._job.layer, unit.shard, unit.range),
+            "path": unit.path,
             "file": encode_unit_file(unit, rows, self._job.provenance),
             "counts": json.dumps(count_rows(rows).to_json()),
             "busy_s": timings.busy_s,

@@ -36,7 +36,6 @@ def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmentAc
                 vocabulary=VOCABULARY,
                 provenance=Provenance("f" * 64, {}, ((1, "cat"), (2, "dog"))),
                 store=store,
-                layer="000",
                 merge_iou=0.7,
                 max_pixels=10_000,
                 decode_threads=2,
@@ -50,7 +49,7 @@ def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmentAc
 
 def unit_table(shard: str, first: int, count: int) -> pa.Table:
     images = [EncodedImage(i, f"{i}.png", plain_image((i, 9, first % 250))) for i in range(first, first + count)]
-    return unit_to_table(Unit(shard, UnitRange(first, count, is_last=False), tuple(images)))
+    return unit_to_table(Unit(shard, UnitRange(first, count, is_last=False), tuple(images), path=f"{shard}/{first}"))
 
 
 def test_units_labeled_side_by_side_are_those_labeled_alone(actor: SegmentActor) -> None:

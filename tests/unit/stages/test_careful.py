@@ -14,7 +14,12 @@ from sam3lt_ray.stages.careful import CarefulLabeler
 from sam3lt_ray.stages.label import ImageLabeler
 from sam3lt_ray.storage.store import RunStore, open_store
 
-UNIT = Unit("s.tar", UnitRange(10, 5, is_last=True), tuple(EncodedImage(10 + i, f"{i}") for i in range(5)))
+UNIT = Unit(
+    "s.tar",
+    UnitRange(10, 5, is_last=True),
+    tuple(EncodedImage(10 + i, f"{i}") for i in range(5)),
+    path="labels/000/s.tar-0/0000000010-0000005.last.parquet",
+)
 
 
 class _Death(BaseException):
@@ -40,7 +45,7 @@ def _attempts_until_done(store: RunStore, killers: set[int]) -> tuple[int, list[
     mortal: ImageLabeler = _Mortal(killers)  # type: ignore[assignment]
     for attempt in range(1, 20):
         try:
-            return attempt, CarefulLabeler(mortal, store, "000").label_unit(UNIT, before_image=lambda: None)
+            return attempt, CarefulLabeler(mortal, store).label_unit(UNIT, before_image=lambda: None)
         except _Death:
             continue
     raise AssertionError("never finished")
@@ -62,7 +67,7 @@ def test_notes_are_removed_when_the_unit_is_done(store: RunStore) -> None:
 def test_one_death_is_no_proof(store: RunStore) -> None:
     dying: ImageLabeler = _Mortal({12})  # type: ignore[assignment]
     with pytest.raises(_Death):
-        CarefulLabeler(dying, store, "000").label_unit(UNIT, before_image=lambda: None)
+        CarefulLabeler(dying, store).label_unit(UNIT, before_image=lambda: None)
     living: ImageLabeler = _Mortal(set())  # type: ignore[assignment]
-    results = CarefulLabeler(living, store, "000").label_unit(UNIT, before_image=lambda: None)
+    results = CarefulLabeler(living, store).label_unit(UNIT, before_image=lambda: None)
     assert all(isinstance(result, ImageLabels) for result in results)
