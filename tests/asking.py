@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 class AskedEngine(StandInEngine):
     """Answers depend on the image's red and on the prompt's text alone; images with a red that is too large fail.
 
+    It takes one image at a time: where a batch fails, all of its images are asked again, one by one.
+
     Args:
         prompts: What is asked.
         notes: Folder that receives a file per process with what was asked.
         fails_from_red: Images of one colour with at least this much red fail.
     """
+
+    images_per_batch = 1
 
     def __init__(self, prompts: Sequence[str], notes: Path, fails_from_red: int) -> None:
         super().__init__(len(prompts))

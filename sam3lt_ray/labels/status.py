@@ -6,8 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from sam3lt_ray.labels.joined_counts import joined_counts
 from sam3lt_ray.labels.reading import RunReader
-from sam3lt_ray.labels.totals import run_totals
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.layers import questions_of, read_layers
 from sam3lt_ray.storage.ledger import LABELS_PREFIX, parse_unit_path
@@ -85,7 +85,7 @@ def read_run_state(store: RunStore) -> RunState:
     files = [item for item in store.list(LABELS_PREFIX) if parse_unit_path(item.path) is not None]
     coverage = Coverage(read_layers(store, run), questions_of(labels), editions_of(shards))
     coverage.add_paths([item.path for item in files])
-    counts = run_totals(reader, coverage)
+    counts = joined_counts(reader, coverage)
     done = sum(1 for shard in shards if labels and not coverage.gaps(shard))
     names = {label.id: label.name for label in labels}
     return RunState(

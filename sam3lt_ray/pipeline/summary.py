@@ -11,9 +11,9 @@ from typing import Any, Final, Literal
 
 from sam3lt_ray import __version__
 from sam3lt_ray.errors import EXIT_DONE, EXIT_FAILED, EXIT_OVER_ERROR_BUDGET, EXIT_RETRY
+from sam3lt_ray.labels.joined_counts import SeenCounts, joined_counts, num_unseen
 from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.rows import UnitCounts
-from sam3lt_ray.labels.totals import SeenCounts, num_unseen, run_totals
 from sam3lt_ray.pipeline.actors import UnitOutcome
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.run_directory import SUMMARY_PATH, write_json
@@ -179,7 +179,7 @@ def _total_counts(store: RunStore, tally: SessionTally, coverage: Coverage) -> U
     """Counts of the whole run: this session's from memory, the others' from their files' footers."""
     if num_unseen(coverage, tally.seen) > _MAX_FOOTER_READS:
         return None
-    return run_totals(RunReader(store), coverage, tally.seen)
+    return joined_counts(RunReader(store), coverage, tally.seen)
 
 
 def _images(counts: UnitCounts) -> dict[str, int]:

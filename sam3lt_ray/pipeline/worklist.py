@@ -7,15 +7,14 @@ one once for the labels that are new. Each such set of labels is a layer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Final, TypeAlias
 
 from sam3lt_ray.labels.footer import read_counts
+from sam3lt_ray.labels.joined_counts import failed_rows
 from sam3lt_ray.labels.reading import RunReader
-from sam3lt_ray.labels.totals import failed_rows
 from sam3lt_ray.pipeline.prepare import PreparedRun
 from sam3lt_ray.records import Shard
 from sam3lt_ray.stages.read import Retry, ShardWork
@@ -24,7 +23,6 @@ from sam3lt_ray.storage.layers import Layer, ensure_layer, find_layer, read_laye
 from sam3lt_ray.storage.ledger import UnitFile
 from sam3lt_ray.vocabulary.labels import Label
 
-_NUM_THREADS: Final = 16
 _CHUNK: Final = 1_000  # shards whose footers are read at a time
 
 # Labels that were not asked -> the shards with such images, and where in them.
@@ -99,20 +97,19 @@ def plan_retries(prepared: PreparedRun, coverage: Coverage) -> list[LayerWork]:
     layers = {layer.name: layer for layer in coverage.layers}
     work: dict[str, list[ShardWork]] = {}
     shards = [shard for shard in prepared.shards if shard.name not in vanished]
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for first in range(0, len(shards), _CHUNK):
-            of_chunk = [
-                (shard, unit) for shard in shards[first : first + _CHUNK] for unit in coverage.wanted_units(shard)
-            ]
-            found = pool.map(lambda pair: (pair[0], _retry(reader, pair[1])), of_chunk)
-            for shard, retries in groupby(found, key=itemgetter(0)):
-                by_layer: dict[str, list[Retry]] = {}
-                for retry in (retry for _, retry in retries if retry is not None):
-                    by_layer.setdefault(retry.unit.layer, []).append(retry)
-                for layer, of_layer in by_layer.items():
-                    committed = tuple(coverage.units(shard))
-                    item = ShardWork(shard, layer, committed=committed, retries=tuple(of_layer))
-                    work.setdefault(layer, []).append(item)
+    for first in range(0, len(shards), _CHUNK):
+        units = [(shard, unit) for shard in shards[first : first + _CHUNK] for unit in coverage.wanted_units(shard)]
+        counts = read_counts(prepared.store, [unit.path for _, unit in units])
+        with_errors = [pair for pair, of_unit in zip(units, counts, strict=True) if of_unit.errors]
+        for shard, of_shard in groupby(with_errors, key=itemgetter(0)):
+            by_layer: dict[str, list[Retry]] = {}
+            for _, unit in of_shard:
+                if failed := failed_rows(reader, unit):
+                    by_layer.setdefault(unit.layer, []).append(Retry(unit, frozenset(failed)))
+            committed = tuple(coverage.units(shard))
+            for layer, retries in by_layer.items():
+                item = ShardWork(shard, layer, committed=committed, retries=tuple(retries))
+                work.setdefault(layer, []).append(item)
     names = sorted(work, key=int)
     return [LayerWork(layers[name], coverage.answers[name], tuple(work[name])) for name in names]
 
@@ -134,13 +131,6 @@ def _shard_work(shard: Shard, layer: str, gaps: Sequence[Gap], coverage: Coverag
     # A shard that is read from its beginning needs to know nothing about what is committed of it.
     before = tuple(unit for unit in coverage.units(shard) if unit.range.end <= last) if last > 0 else ()
     return ShardWork(shard, layer, spans, before)
-
-
-def _retry(reader: RunReader, unit: UnitFile) -> Retry | None:
-    if not read_counts(reader.store, unit.path).errors:
-        return None
-    failed = failed_rows(reader, unit)
-    return Retry(unit, frozenset(failed)) if failed else None
 
 
 def _retried(retry: Retry) -> UnitFile:

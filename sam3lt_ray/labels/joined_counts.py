@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -20,7 +19,6 @@ from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.ledger import UnitFile, parse_unit_path
 
-_NUM_THREADS: Final = 16
 _CHUNK: Final = 2_000  # units whose footers are in memory at a time
 
 
@@ -48,7 +46,7 @@ class SeenCounts:
         self.instances.setdefault(unit.layer, Counter()).update(counts.instances)
 
 
-def run_totals(reader: RunReader, coverage: Coverage, seen: SeenCounts | None = None) -> UnitCounts:
+def joined_counts(reader: RunReader, coverage: Coverage, seen: SeenCounts | None = None) -> UnitCounts:
     """Images, errors by kind and instances by label of everything that is committed and wanted.
 
     Args:
@@ -77,7 +75,7 @@ def run_totals(reader: RunReader, coverage: Coverage, seen: SeenCounts | None = 
 
 
 def num_unseen(coverage: Coverage, seen: SeenCounts) -> int:
-    """How many files :func:`run_totals` would have to open."""
+    """How many files :func:`joined_counts` would have to open."""
     return sum(1 for unit in coverage.iter_units() for path in unit.paths if path not in seen.paths)
 
 
@@ -95,19 +93,14 @@ def _wanted(instances: Mapping[int, int], label_ids: frozenset[int]) -> dict[int
 def _with_counts(
     reader: RunReader, coverage: Coverage, seen: SeenCounts
 ) -> Iterator[tuple[list[UnitFile], Mapping[str, UnitCounts]]]:
-    """The units of each shard with the counts in their footers; footers are read side by side."""
-
-    def count(path: str) -> UnitCounts:
-        if path in seen.paths:
-            return UnitCounts(errors=seen.errors.get(path, {}))
-        return read_counts(reader.store, path)
-
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for shards in _chunks(coverage):
-            paths = [path for units in shards for unit in units for path in unit.paths]
-            counts = dict(zip(paths, pool.map(count, paths), strict=True))
-            for units in shards:
-                yield units, counts
+    """The units of each shard with the counts in their footers."""
+    for shards in _chunks(coverage):
+        paths = [path for units in shards for unit in units for path in unit.paths]
+        unseen = [path for path in paths if path not in seen.paths]
+        counts = {path: UnitCounts(errors=seen.errors.get(path, {})) for path in paths}
+        counts |= zip(unseen, read_counts(reader.store, unseen), strict=True)
+        for units in shards:
+            yield units, counts
 
 
 def _shards(coverage: Coverage) -> Iterator[list[UnitFile]]:
