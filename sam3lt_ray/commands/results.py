@@ -56,6 +56,11 @@ def export_coco(
         f"left out: {summary.below_threshold:,} instances below the threshold, "
         f"{summary.skipped_images:,} images that could not be labeled"
     )
+    if summary.partly_asked_images:
+        print(
+            f"{summary.partly_asked_images:,} images were not asked every label yet (their category_ids_not_asked says "
+            "which); `sam3lt label` asks"
+        )
     for location in summary.locations:
         print(location)
 
