@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class PreparedRun:
         Raises:
             RetryableRunError: Another start has changed them in between; an id could get two meanings.
         """
-        if read_history(read_json(self.store, VOCABULARY_PATH)) != list(self.known_labels):
+        if _known_labels(self.store, find_run(self.store)) != list(self.known_labels):
             raise RetryableRunError(
                 f"Another start has just changed the labels of the run in {self.store.uri}. Start this command again."
             )
@@ -119,7 +119,7 @@ def prepare_run(
     )
     store = open_store(config.run.output, config.storage)
     run = None if discard_existing else find_run(store)
-    known_labels = [] if run is None else read_history(read_json(store, VOCABULARY_PATH))
+    known_labels = _known_labels(store, run)
     labels = continue_labels(vocabulary, origin.known_labels if run is None and origin is not None else known_labels)
     identity = RunIdentity(
         settings=label_settings(config),
@@ -148,6 +148,17 @@ def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
         "model_type": checkpoint.model_type,
         "files": dict(checkpoint.files),
     }
+
+
+def _known_labels(store: RunStore, run: Mapping[str, Any] | None) -> list[KnownLabel]:
+    """Every label the run has ever had; those it began with where it was killed before it could write them down."""
+    if run is None:
+        return []
+    stored = read_json(store, VOCABULARY_PATH)
+    if stored is None:
+        first = run.get("identity", {}).get("labels", {})
+        stored = {"labels": [{"id": label_id, **label} for label_id, label in first.items()]}
+    return read_history(stored)
 
 
 def _plain_uri(uri: str) -> str:
