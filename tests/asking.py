@@ -72,10 +72,10 @@ def load_asked(
     return AskedEngine(prompts, notes, fails_from_red)
 
 
-def take_notes(notes: Path) -> Counter[tuple[int, str]]:
-    """How often each (red of an image, prompt) was asked since the last call."""
+def read_notes(notes: Path) -> Counter[tuple[int, str]]:
+    """How often each (red of an image, prompt) was asked; a line that is being written does not count."""
     asked: Counter[tuple[int, str]] = Counter()
     for file in notes.iterdir():
-        asked.update((red, prompt) for red, prompt in map(json.loads, file.read_text().splitlines()))
-        file.unlink()
+        lines = file.read_text().split("\n")[:-1]
+        asked.update((red, prompt) for red, prompt in map(json.loads, lines))
     return asked

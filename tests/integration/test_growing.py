@@ -25,7 +25,7 @@ from sam3lt_ray.pipeline.run import label_run
 from sam3lt_ray.pipeline.summary import RunSummary
 from sam3lt_ray.storage.run_directory import encode_json
 from sam3lt_ray.storage.store import RunStore, open_store
-from tests.asking import load_asked, take_notes
+from tests.asking import load_asked, read_notes
 from tests.servers.s3_server import S3Bucket
 from tests.standin import plain_image, write_tar
 
@@ -46,7 +46,7 @@ class Growing:
     storage: dict[str, Any]
 
     def __post_init__(self) -> None:
-        self.notes = self.folder / "notes"
+        self.notes = self.folder / "notes-0"
         self.notes.mkdir()
 
     def shard(self, name: str, reds: Iterable[int]) -> Path:
@@ -72,7 +72,11 @@ class Growing:
         return summary
 
     def asked(self) -> Counter[tuple[int, str]]:
-        return take_notes(self.notes)
+        """What was asked since the last call; actors of an earlier start may still be writing down theirs."""
+        asked = read_notes(self.notes)
+        self.notes = self.folder / f"notes-{int(self.notes.name.removeprefix('notes-')) + 1}"
+        self.notes.mkdir()
+        return asked
 
     @property
     def store(self) -> RunStore:
