@@ -239,6 +239,10 @@ class StorageSettings(Section):
     requester_pays: Annotated[bool, _setting("Accept the costs of a requester-pays bucket.", changes_labels=False)] = (
         False
     )
+    timeout_s: Annotated[
+        PositiveFloat,
+        _setting("A request to S3 that is silent for this long is made again.", changes_labels=False),
+    ] = 60.0
 
 
 class ErrorSettings(Section):

@@ -51,6 +51,7 @@ def open_filesystem(uri: str, storage: StorageSettings) -> tuple[AbstractFileSys
         profile=storage.profile,
         anonymous=storage.anonymous,
         requester_pays=storage.requester_pays,
+        timeout_s=storage.timeout_s,
     )
     return filesystem, f"{bucket}/{key}".rstrip("/")
 

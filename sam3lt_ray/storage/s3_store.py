@@ -22,6 +22,7 @@ _MAX_PUT_BYTES: Final = 5 * 2**30
 _READ_AHEAD_BYTES: Final = 2**20
 _EXISTS_ALREADY: Final = 412
 _CONFLICT: Final = 409
+_NO_SUCH_RANGE: Final = 416
 
 
 class S3Store:
@@ -79,7 +80,14 @@ class S3Store:
     def read(self, path: str) -> bytes:
         """The whole content, by one GET."""
         with self._explained(path, may_be_missing=True):
-            return bytes(self._filesystem.cat_file(f"{self._bucket}/{self._key(path)}", max_concurrency=1))
+            address = f"{self._bucket}/{self._key(path)}"
+            try:
+                # A range, because only the answer to one says how large the whole is: half a file would not be noticed.
+                return bytes(self._filesystem.cat_file(address, start=0))
+            except OSError as error:
+                if s3_status(error) == _NO_SUCH_RANGE:  # an empty object has none
+                    return b""
+                raise
 
     def open(self, path: str) -> BinaryIO:
         """A seekable reader: one HEAD, then one ranged GET for each stretch read, up to 1 MiB ahead."""
