@@ -132,8 +132,9 @@ def test_a_lease_is_given_back_on_a_full_disk(store: RunStore, monkeypatch: pyte
     def full(path: str, data: bytes) -> None:
         raise StorageError("The disk is full.")
 
-    with Lease(store) as first, monkeypatch.context() as patch:
-        first.acquire()
+    first = Lease(store)
+    first.acquire()
+    with monkeypatch.context() as patch:
         patch.setattr(store, "replace", full)
         first.release()
     with Lease(store) as second:
