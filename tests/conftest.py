@@ -30,6 +30,12 @@ _UNIT_TESTS = Path(__file__).parent / "unit"
 _SERVERS = {"seaweed", "moto_process"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/faults; pytest looks for options here only."""
+    parser.addoption("--faults-long", action="store_true", help="many trials of each fault, and the long tests")
+    parser.addoption("--faults-json", metavar="FILE", help="write the table of faults there")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Unit tests stay fast: none of them may start a server."""
     for item in items:
