@@ -1,9 +1,9 @@
 """s3fs with the patience that a long job needs. The only module that imports s3fs: import it only when s3:// is used.
 
-Several layers of the client could repeat a request, and their numbers would multiply: one request to a server that has
-gone silent would be waited for 36 times. So ``_call_s3`` below is the only one that repeats; botocore and s3fs try once.
-It counts an object as fetched only when its body is here, whole, so a connection that breaks in the middle of a body,
-falls silent, or delivers less than was asked for is one more failed attempt.
+Several layers of the client could repeat a request, and their numbers would multiply: a server that has gone silent
+would be waited for 36 times. So ``_call_s3`` below is the only one that repeats; botocore and s3fs try once. It counts
+an object as fetched only when its body is here, whole, so a connection that breaks in the middle of a body, falls
+silent, or delivers less than was asked for is one more failed attempt.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import InputError, Sam3ltError, StorageError
 from sam3lt_ray.storage.filesystem import open_filesystem
 from sam3lt_ray.storage.store import RunStore, open_store, probe_conditional_put
+from tests.servers.faults import Fault, FaultAction
 from tests.servers.moto_s3 import MotoS3
 from tests.servers.s3_server import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Bucket
 
@@ -310,6 +311,13 @@ def test_listing_is_never_remembered(s3_store: RunStore, moto_bucket: S3Bucket) 
     assert [name.rpartition("/")[2] for name in filesystem.find(folder)] == ["a", "b"]
 
 
+def test_a_listing_that_is_cut_short_is_asked_for_again(s3_store: RunStore, moto_s3: MotoS3) -> None:
+    for name in ("a", "b", "c"):
+        s3_store.create(name, b"1")
+    moto_s3.spoil(Fault("short_body", 2, "ListObjectsV2"))
+    assert paths(s3_store) == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (503, "ServiceUnavailable"), (500, "InternalError")])
 def test_bursts_of_errors_are_survived(
     s3_store: RunStore, moto_s3: MotoS3, patience: list[int], status: int, code: str
@@ -323,8 +331,7 @@ def test_bursts_of_errors_are_survived(
         lambda: paths(s3_store),
         lambda: s3_store.delete("b"),
     ]
-    # s3fs itself repeats after SlowDown, and really waits.
-    times = 2 if code == "SlowDown" else 6
+    times = 6
     for operation in operations:
         moto_s3.fail_next(times, status=status, code=code)
         operation()
@@ -340,6 +347,27 @@ def test_broken_connections_are_survived(s3_store: RunStore, moto_s3: MotoS3) ->
     moto_s3.cut_bodies(1)
     with s3_store.open("a") as file:
         assert file.read() == bytes(100_000)
+
+
+@pytest.mark.parametrize("spoil", ["cut_body", "reset_body", "short_body", "stall_body", "delay", "refuse"])
+def test_spoiled_answers_are_asked_for_again_and_not_for_ever(
+    moto_bucket: S3Bucket, moto_s3: MotoS3, patience: list[int], spoil: FaultAction
+) -> None:
+    store = open_store(moto_bucket.uri("runs/one"), moto_bucket.storage(timeout_s=0.3))
+    body = os.urandom(100_000)
+    assert store.create("a", body)
+    for num_bytes, read in (
+        (None, store.read),
+        (None, lambda path: store.open(path).read()),
+        (70_000, lambda path: store.open(path).read(70_000)),
+    ):
+        moto_s3.spoil(Fault(spoil, 2, "GetObject", delay_s=1.0))
+        assert read("a") == body[:num_bytes]
+    moto_s3.forget_requests()
+    moto_s3.spoil(Fault(spoil, 1000, "GetObject", delay_s=1.0))
+    with pytest.raises(StorageError, match="broke again and again"):
+        store.read("a")
+    assert moto_s3.counts["GetObject"] in (6, 12)  # aiohttp asks once more where a connection that was kept is closed
 
 
 def test_a_server_that_stays_busy_is_given_up(s3_store: RunStore, moto_s3: MotoS3, patience: list[int]) -> None:

@@ -15,6 +15,8 @@ from typing import Final
 
 import pytest
 
+from tests.faults.storage_runs import reference  # noqa: F401  (a fixture, found by its name in this module)
+
 HERE = Path(__file__).parent
 
 

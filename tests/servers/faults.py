@@ -40,6 +40,7 @@ class Fault:
         times: Number of requests.
         after: Matching requests that are served well before the first one is spoiled.
         chance: Share of the matching requests that are spoiled, drawn from a repeatable sequence.
+        spreads: Once a request was spoiled, every request is, whatever it asks for.
         kind: Only this kind of request ("PutObject"); "" for any.
         key_part: Only keys that contain this.
         status: HTTP status of "status".
@@ -58,6 +59,7 @@ class Fault:
     delay_s: float = 0.0
     after: int = 0
     chance: float = 1.0
+    spreads: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class FaultyServer:
                     self._faults.clear()
                     self._requests.clear()
                     self._ignores_conditions = False
-                    self._chances.seed(1)
+                    self._chances.seed(order.get("seed", 1))
                     self._reset_app()
         start_response("200 OK", [("Content-Type", "application/json")])
         return [json.dumps(answer).encode()]
@@ -216,6 +218,8 @@ class FaultyServer:
                     fault.after -= 1
                 elif self._chances.random() < fault.chance:
                     fault.times -= 1
+                    if fault.spreads:
+                        fault.times, fault.kind, fault.key_part = 1_000_000, "", ""
                     return fault
         return None
 

@@ -92,9 +92,9 @@ class MotoS3(S3Server):
         """Drop the faults that were not used up."""
         self._order(order="clear_faults")
 
-    def reset(self) -> None:
-        """Forget buckets, faults and requests."""
-        self._order(order="reset")
+    def reset(self, seed: int = 1) -> None:
+        """Forget buckets, faults and requests; ``seed`` decides which requests faults with a chance will spoil."""
+        self._order(order="reset", seed=seed)
 
     def spoil(self, fault: Fault) -> None:
         """Order any fault; the methods above are short for the common ones."""
