@@ -125,11 +125,13 @@ class SeekableRanges(io.RawIOBase):
 
     Attributes:
         failure: The storage error a read ended with. Readers in other languages may wrap or swallow what is raised.
+        inspect: Sees every stretch (offset and bytes) before the reader does; what it raises, the reader meets.
     """
 
     def __init__(self, file: RangedFile) -> None:
         super().__init__()
         self.failure: StorageError | None = None
+        self.inspect: Callable[[int, bytes], None] | None = None
         self._file = file
         self._position = 0
 
@@ -164,6 +166,8 @@ class SeekableRanges(io.RawIOBase):
         except StorageError as error:
             self.failure = error
             raise
+        if self.inspect is not None:
+            self.inspect(self._position, data)
         self._position += len(data)
         return data
 
