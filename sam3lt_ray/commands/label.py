@@ -13,6 +13,7 @@ from sam3lt_ray.commands.options import (
     RunLocation,
     locate_run,
     print_json,
+    print_text,
     read_config,
 )
 from sam3lt_ray.config.schema import OnExists
@@ -39,7 +40,7 @@ def plan(config: ConfigFiles = None, overrides: Overrides = None, as_json: AsJso
     if as_json:
         print_json(report.to_json())
     else:
-        print(report.to_text().rstrip("\n"))
+        print_text(report.to_text().rstrip("\n"))
 
 
 def label(
@@ -72,7 +73,7 @@ def label(
     if as_json:
         print_json(summary.to_json())
     else:
-        print("\n".join(describe_summary(summary)))
+        print_text("\n".join(describe_summary(summary)))
     raise typer.Exit(summary.exit_code)
 
 
@@ -89,7 +90,7 @@ def status(
     if as_json:
         print_json(report.to_json())
     else:
-        print(report.to_text().rstrip("\n"))
+        print_text(report.to_text().rstrip("\n"))
 
 
 def describe_summary(summary: RunSummary) -> list[str]:

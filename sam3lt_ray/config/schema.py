@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
+from sam3lt_ray.redaction import carries_credentials
+
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -29,10 +31,10 @@ def _setting(description: str, *, changes_labels: bool) -> Any:
 
 def _refuse_credentials(uri: str) -> str:
     """Credentials in a uri would end in logs and in the run directory; the message must not repeat them."""
-    if "@" in urlsplit(uri).netloc if "://" in uri else False:
+    if carries_credentials(uri):
         raise ValueError(
-            "a uri must not carry credentials (user:password@); they come from the environment, a profile or the "
-            "instance's role."
+            "a uri must not carry credentials (user:password@, or the signature of a presigned url); they come from "
+            "the environment, a profile or the instance's role."
         )
     return uri
 
@@ -223,6 +225,7 @@ class ComputeSettings(Section):
     ] = 300.0
     ray_address: Annotated[
         str | None,
+        AfterValidator(lambda address: None if address is None else _refuse_credentials(address)),
         _setting("Ray cluster to join; null: the one this process is on, or a local one.", changes_labels=False),
     ] = None
 

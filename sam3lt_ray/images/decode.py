@@ -38,6 +38,7 @@ _TIFF_BITS_PER_SAMPLE: Final = 258
 _TIFF_PHOTOMETRIC: Final = 262
 _TIFF_WHITE_IS_ZERO: Final = 0
 _OPTIONAL_FEATURES: Final = {"WebP": "webp", "AVIF": "avif", "JPEG 2000": "jpg_2000"}
+_STRIP_ROWS: Final = 256
 _TRUNCATION_HINTS: Final = ("truncated", "unexpected end")
 
 
@@ -148,7 +149,7 @@ def _to_rgb(image: Image.Image, format_name: str) -> Image.Image:
         meaning = {"I": "32-bit integer", "F": "floating point", "LAB": "Lab colour"}[image.mode]
         raise ImageError("unsupported", f"The pixels are {meaning} values, whose display is not defined.")
     if image.has_transparency_data:
-        return _over_white(image.convert("RGBA"))
+        return _over_white(image)
     return image.convert("RGB")
 
 
@@ -162,9 +163,14 @@ def _high_byte(values: npt.NDArray[np.generic], image: Image.Image) -> Image.Ima
     return Image.fromarray(grey)
 
 
-def _over_white(image_rgba: Image.Image) -> Image.Image:
-    white = Image.new("RGBA", image_rgba.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image_rgba).convert("RGB")
+def _over_white(image: Image.Image) -> Image.Image:
+    # Strip by strip: as a whole it would take four images of the largest size at a time.
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP_ROWS):
+        strip = image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height))).convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        result.paste(Image.alpha_composite(white, strip).convert("RGB"), (0, top))
+    return result
 
 
 def _explain_failure(data: bytes, format_name: str, error: Exception) -> ImageError:

@@ -1,7 +1,7 @@
 """Looking at a Parquet file's page headers before Arrow does, because it believes them.
 
-A page header says how large its page is when unpacked, and Arrow takes that much memory, whatever the footer says: 70 KB
-of zeros packed by zstd become 2 GB. Pages pass by here on their way to Arrow, and one whose header cannot be is refused
+A page header says how large its page is when unpacked, and Arrow takes that much memory, whatever the footer says: a
+few KB of packed zeros become 2 GB. Pages pass by here on their way to Arrow, and one whose header cannot be is refused
 before memory is taken for it. Nothing is read twice for this, except where a header lies across the end of a request.
 
 The format of page headers: parquet.thrift of apache/parquet-format, in Thrift's compact protocol.

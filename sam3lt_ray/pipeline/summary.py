@@ -14,6 +14,7 @@ from sam3lt_ray.errors import EXIT_DONE, EXIT_FAILED, EXIT_OVER_ERROR_BUDGET, EX
 from sam3lt_ray.labels.footer import add_up_counts
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.pipeline.actors import UnitOutcome
+from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.storage.run_directory import SUMMARY_PATH, write_json
 from sam3lt_ray.storage.store import RunStore
 
@@ -159,7 +160,7 @@ def summarize(
         },
         "versions": package_versions(),
     }
-    summary = RunSummary(status, message, store.uri, content)
+    summary = RunSummary(status, without_credentials(message), store.uri, content)
     write_json(store, SUMMARY_PATH, summary.to_json())
     return summary
 

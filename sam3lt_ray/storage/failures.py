@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from sam3lt_ray.errors import InputError, StorageError, StorageUnavailableError
-from sam3lt_ray.storage.redaction import without_credentials
+from sam3lt_ray.redaction import without_credentials
 
 if TYPE_CHECKING:
     from sam3lt_ray.config.schema import StorageSettings
@@ -182,7 +182,7 @@ def _describe_answer(error: BaseException, place: str, storage: StorageSettings)
             "version 2). Use a store that does."
         )
     detail = " ".join(part for part in (f"HTTP {status}" if status else "", code) if part)
-    if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
+    if status >= 500 or status in (409, 429) or code in ("SlowDown", "RequestTimeout"):
         return StorageUnavailableError, (
             f"The server{server} kept failing for {place} ({detail}), in spite of repeated tries. Start again later."
         )

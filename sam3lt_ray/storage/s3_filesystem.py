@@ -33,7 +33,8 @@ LONGEST_WAIT_S: Final = 5.0
 # A server that trickles, or takes an upload without reading it, never trips the timeout between two bytes.
 TIMEOUTS_PER_ATTEMPT: Final = 5
 SLOWEST_BYTES_PER_S: Final = 50_000
-_BUSY_STATUS: Final = {429, 500, 502, 503, 504}
+# 409: another request for this name is under way; only after it can the server tell who was first.
+_BUSY_STATUS: Final = {409, 429, 500, 502, 503, 504}
 _BUSY_CODES: Final = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}
 _ASKED_RANGE: Final = re.compile(r"bytes=(\d+)-(\d*)")
 _ANSWERED_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -71,7 +72,7 @@ class _FetchedBody:
 
 
 class PatientS3FileSystem(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
-    """s3fs that goes on after bursts of 500, 503 and 429, broken and silent connections, and cut answers.
+    """s3fs that goes on after bursts of 500, 503, 429 and 409, broken and silent connections, and cut answers.
 
     Made by :func:`sam3lt_ray.storage.filesystem.open_filesystem`. Holds no credentials: they are looked up by the
     process that uses it, so a pickled one carries none.

@@ -56,7 +56,7 @@ def s3_store(moto_bucket: S3Bucket) -> RunStore:
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Wait as often as in production, but not as long; the attempts that were waited for."""
-    from sam3lt_ray.storage import s3_filesystem, s3_store
+    from sam3lt_ray.storage import s3_filesystem
 
     attempts: list[int] = []
 
@@ -65,7 +65,6 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return 0.001
 
     monkeypatch.setattr(s3_filesystem, "pause_before_retry_s", short_pause_s)
-    monkeypatch.setattr(s3_store, "pause_before_retry_s", short_pause_s)
     return attempts
 
 
@@ -384,6 +383,9 @@ def test_conflicts_are_tried_again(s3_store: RunStore, moto_s3: MotoS3, patience
     moto_s3.fail_next(1, status=409, code="ConditionalRequestConflict", kind="PutObject")
     assert not s3_store.create("a", b"other")
     assert s3_store.read("a") == b"ours"
+    moto_s3.fail_next(3, status=409, code="ConditionalRequestConflict", kind="PutObject")
+    s3_store.replace("a", b"newer")
+    assert s3_store.read("a") == b"newer"
 
 
 def test_lost_answer_finds_its_own_file(s3_store: RunStore, moto_s3: MotoS3) -> None:

@@ -9,8 +9,8 @@ from s3fs.errors import translate_boto_error
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import InputError, StorageError, StorageUnavailableError
+from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.storage.failures import describe_storage_failure, s3_error_code, s3_status
-from sam3lt_ray.storage.redaction import without_credentials
 
 URI = "s3://bucket/shards/0.tar"
 SETTINGS = StorageSettings(endpoint_url="http://store:8333", profile="mine")
