@@ -8,7 +8,7 @@ from typing import Final
 
 # In urls of the web the part before the last "@": an unquoted password may hold slashes. Elsewhere an "@" may belong to
 # a path, so only what stands in front of it in the place of a host or bucket.
-_USER_INFO: Final = re.compile(r"(?i)(?<=https://)[^@\s'\"]*@|(?<=http://)[^@\s'\"]*@|(?<=://)[^/@\s]*(?::[^@\s]*)?@")
+_USER_INFO: Final = re.compile(r"(?i)(?<=https://)[^\s'\"]*@|(?<=http://)[^\s'\"]*@|(?<=://)[^/@\s]*(?::[^@\s]*)?@")
 _SIGNED_QUERY: Final = re.compile(
     r"(?i)\b(x-amz-signature|x-amz-credential|x-amz-security-token|x-goog-signature|x-goog-credential|awsaccesskeyid"
     r"|signature|sig|token|access_token|password)=[^&\s'\"]*"

@@ -77,7 +77,9 @@ def decode_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
         except ImageError:
             raise
         except Image.DecompressionBombError:
-            raise ImageError("too_large", f"The image has far more pixels than {_limit(max_pixels)}.") from None
+            raise ImageError(
+                "too_large", f"The image has far more pixels than allowed; {_limit(max_pixels)}."
+            ) from None
         except MemoryError:
             raise ImageError("out_of_memory", "Decoding this image did not fit into memory.") from None
         except Exception as error:  # decoders meet arbitrary bytes and raise whatever they stumble over

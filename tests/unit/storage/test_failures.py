@@ -9,7 +9,6 @@ from s3fs.errors import translate_boto_error
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import InputError, StorageError, StorageUnavailableError
-from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.storage.failures import describe_storage_failure, s3_error_code, s3_status
 
 URI = "s3://bucket/shards/0.tar"
@@ -122,12 +121,3 @@ def test_endpoint_of_the_environment_is_named_without_its_password(monkeypatch: 
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://me:{PLANTED}@store.example")
     described = describe_storage_failure(answer(503, "SlowDown"), URI, StorageSettings())
     assert "at https://***@store.example kept" in described.message
-
-
-def test_without_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PLANTED)
-    monkeypatch.setenv("AWS_SESSION_TOKEN", "a")
-    signed = "https://b.example/k?X-Amz-Credential=AKIA%2F1&x=1&X-Amz-Signature=abc"
-    assert without_credentials(signed) == "https://b.example/k?X-Amz-Credential=***&x=1&X-Amz-Signature=***"
-    assert without_credentials(f"a key {PLANTED} here") == "a key *** here"
-    assert without_credentials("s3://bucket/mail@home/a") == "s3://bucket/mail@home/a"
