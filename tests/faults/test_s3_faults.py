@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sam3lt_ray.errors import EXIT_DONE, EXIT_FAILED, EXIT_RETRY
-from tests.faults.storage_runs import NUM_IMAGES, Reference, on_s3
+from tests.faults.storage_runs import Reference, on_s3
 from tests.servers.faults import Fault
 from tests.servers.moto_s3 import MotoS3
 
@@ -134,20 +134,23 @@ def test_credentials_that_expire_in_the_middle(
 
 
 @pytest.mark.faults_long
-def test_writing_that_is_denied_in_the_middle(
-    moto_s3: MotoS3, reference: Reference, tmp_path: Path, fault_row: Callable[..., None]
+@pytest.mark.parametrize("everything", [False, True], ids=["writing labels", "everything"])
+def test_access_that_is_withdrawn_in_the_middle(
+    moto_s3: MotoS3, reference: Reference, tmp_path: Path, fault_row: Callable[..., None], everything: bool
 ) -> None:
     run = on_s3(moto_s3.new_bucket(), reference, tmp_path)
-    moto_s3.spoil(Fault("status", ALWAYS, "PutObject", "labels/", 403, "AccessDenied", after=2))
+    moto_s3.spoil(Fault("status", ALWAYS, "PutObject", "labels/", 403, "AccessDenied", after=2, spreads=everything))
     assert run.start() is None
     assert run.exit_codes == [EXIT_FAILED]
     assert "is denied" in run.errors[0]
-    assert "could not be stored" in run.errors[0]
-    assert run.images_labeled < NUM_IMAGES, "it went on labeling for nothing"
+    assert everything or "labels of 4 units in a row could not be stored" in run.errors[0]
+    assert run.images_labeled <= reference.images_labeled, "it began another pass for nothing"
     moto_s3.clear_faults()
+    run.forget_lease()
     run.finish()
     twice = run.assert_equals(reference)
-    fault_row("writing is denied", "from the third PUT of labels on", 1, twice, "exit code 1, then 0")
+    where = "for everything" if everything else "for PUT of labels"
+    fault_row("access is denied", f"from the third PUT of labels on, {where}", 1, twice, "exit code 1, then 0")
 
 
 def test_an_output_that_may_not_be_written_is_refused_at_once(
