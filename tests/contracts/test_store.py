@@ -16,6 +16,7 @@ import pytest
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import InputError, Sam3ltError, StorageError
+from sam3lt_ray.storage import s3_filesystem
 from sam3lt_ray.storage.filesystem import open_filesystem
 from sam3lt_ray.storage.store import RunStore, open_store, probe_conditional_put
 from tests.servers.faults import Fault, FaultAction
@@ -56,8 +57,6 @@ def s3_store(moto_bucket: S3Bucket) -> RunStore:
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Wait as often as in production, but not as long; the attempts that were waited for."""
-    from sam3lt_ray.storage import s3_filesystem
-
     attempts: list[int] = []
 
     def short_pause_s(attempt: int) -> float:
@@ -367,6 +366,18 @@ def test_spoiled_answers_are_asked_for_again_and_not_for_ever(
     with pytest.raises(StorageError, match="broke again and again"):
         store.read("a")
     assert moto_s3.counts["GetObject"] in (6, 12)  # aiohttp asks once more where a connection that was kept is closed
+
+
+def test_an_answer_that_trickles_has_an_end(
+    moto_bucket: S3Bucket, moto_s3: MotoS3, patience: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_filesystem, "TIMEOUTS_PER_ATTEMPT", 2)
+    monkeypatch.setattr(s3_filesystem, "SLOWEST_BYTES_PER_S", 1_000_000)
+    store = open_store(moto_bucket.uri("runs/one"), moto_bucket.storage(timeout_s=0.4))
+    assert store.create("a", bytes(10_000))
+    moto_s3.spoil(Fault("trickle", 1, "GetObject", delay_s=60.0))  # never silent for as long as the timeout
+    assert store.read("a") == bytes(10_000)
+    assert patience == [0]
 
 
 def test_a_server_that_stays_busy_is_given_up(s3_store: RunStore, moto_s3: MotoS3, patience: list[int]) -> None:

@@ -21,7 +21,9 @@ from urllib.parse import parse_qs
 
 CONTROL_PATH = "/_control"
 
-FaultAction = Literal["status", "refuse", "lose_answer", "cut_body", "reset_body", "stall_body", "short_body", "delay"]
+FaultAction = Literal[
+    "status", "refuse", "lose_answer", "cut_body", "reset_body", "stall_body", "trickle", "short_body", "delay"
+]
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
@@ -35,8 +37,8 @@ class Fault:
         action: "status": answer an error without doing the work. "refuse": close the connection without doing the
             work. "lose_answer": do the work, then close the connection. "cut_body": send half of the answer's body.
             "reset_body": the same, and end with a TCP reset. "stall_body": the same, then silence for ``delay_s``, then
-            the end. "short_body": a whole and consistent answer that holds half of what was asked for. "delay": wait,
-            then go on.
+            the end. "trickle": the answer's body byte by byte, ten a second, for ``delay_s``. "short_body": a whole and
+            consistent answer that holds half of what was asked for. "delay": wait, then go on.
         times: Number of requests.
         after: Matching requests that are served well before the first one is spoiled.
         chance: Share of the matching requests that are spoiled, drawn from a repeatable sequence.
@@ -46,7 +48,7 @@ class Fault:
         status: HTTP status of "status".
         code: S3 error code of "status".
         message: Text of the error.
-        delay_s: Seconds of "delay" and "stall_body".
+        delay_s: Seconds of "delay", "stall_body" and "trickle".
     """
 
     action: FaultAction
@@ -199,10 +201,10 @@ class FaultyServer:
         if fault is not None and fault.action == "lose_answer":
             record(0, 0)
             _hang_up(environ)
-        if fault is not None and fault.action in ("cut_body", "reset_body", "stall_body"):
+        if fault is not None and fault.action in ("cut_body", "reset_body", "stall_body", "trickle"):
             record(int(status.split()[0]), len(answer) // 2)
             start_response(status, headers)
-            return _half_of(answer, environ, fault)
+            return _part_of(answer, environ, fault)
         if fault is not None and fault.action == "short_body":
             headers, answer = _shortened(headers, answer)
         record(int(status.split()[0]), len(answer))
@@ -257,7 +259,12 @@ def _error_body(fault: Fault) -> bytes:
     ).encode()
 
 
-def _half_of(answer: bytes, environ: Environ, fault: Fault) -> Iterator[bytes]:
+def _part_of(answer: bytes, environ: Environ, fault: Fault) -> Iterator[bytes]:
+    if fault.action == "trickle":
+        for position in range(int(10 * fault.delay_s)):
+            yield answer[position : position + 1]
+            time.sleep(0.1)
+        _hang_up(environ)
     yield answer[: len(answer) // 2]
     if fault.action == "stall_body":
         time.sleep(fault.delay_s)
