@@ -15,7 +15,7 @@ from sam3lt_ray.labels.rows import Provenance
 from sam3lt_ray.records import Shard
 from sam3lt_ray.stages.read import ShardWork
 from sam3lt_ray.storage.filesystem import is_s3, local_path
-from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger
+from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger, refuse_shared_directories
 from sam3lt_ray.storage.run_directory import (
     RUN_PATH,
     VOCABULARY_PATH,
@@ -110,6 +110,7 @@ def prepare_run(config: Config, base_dir: Path | None = None, *, discard_existin
             config, checkpoint, vocabulary, store, identity, known_shards, (), (), True, tuple(differences)
         )
     shards, new, vanished = merge_snapshot(known_shards, list_shards(config.input, config.storage, known_shards))
+    refuse_shared_directories(shard.name for shard in shards)
     return PreparedRun(
         config, checkpoint, vocabulary, store, identity, shards, new, vanished, run is not None, differences=()
     )

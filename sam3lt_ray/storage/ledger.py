@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from sam3lt_ray.errors import RunMismatchError
+from sam3lt_ray.errors import InputError, RunMismatchError
 from sam3lt_ray.records import UnitRange
 
 LABELS_PREFIX: Final = "labels"
@@ -49,6 +49,24 @@ def shard_directory(shard_name: str) -> str:
     slug = _UNSAFE.sub("_", shard_name)[-_SLUG_LENGTH:].lstrip(".")
     digest = hashlib.sha256(shard_name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{slug}-{digest}"
+
+
+def refuse_shared_directories(shard_names: Iterable[str]) -> None:
+    """Refuse shards that would share a directory: one would count as labeled as soon as the other is.
+
+    Chance does not do that. But 48 bits of hash are few enough for somebody to search two names for.
+
+    Raises:
+        InputError: Names the two shards.
+    """
+    taken: dict[str, str] = {}
+    for name in shard_names:
+        other = taken.setdefault(shard_directory(name), name)
+        if other != name:
+            raise InputError(
+                f"The shards {other!r} and {name!r} would share a directory in the run, because their names have the "
+                "same hash. Rename one of them."
+            )
 
 
 def unit_path(layer: str, shard_name: str, unit_range: UnitRange) -> str:

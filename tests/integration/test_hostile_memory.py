@@ -36,8 +36,9 @@ JOBS: dict[str, tuple[Callable[[Path], Any], list[str | None], float]] = {
     ),
     "webdataset:pax.tar": (lambda path: hostile.write_pax_flood(path, 20), ["truncated_shard"], 40),
     "parquet:zeros.parquet": (lambda path: hostile.write_parquet_of_zeros(path, 300 * MB), ["corrupt"], 40),
-    "parquet:value.parquet": (lambda path: hostile.write_repeated_value(path, 4 * MB, 64), [None] * 64, 192),
-    "parquet:prefix.parquet": (lambda path: hostile.write_repeated_prefix(path, 4 * MB, 64), [None] * 64, 192),
+    # Two units of 128 MB are always held: the one that is built and the one that is used.
+    "parquet:value.parquet": (lambda path: hostile.write_repeated_value(path, 8 * MB, 100), [None] * 100, 400),
+    "parquet:prefix.parquet": (lambda path: hostile.write_repeated_prefix(path, 8 * MB, 100), [None] * 100, 400),
     "parquet:nulls.parquet": (lambda path: hostile.write_nulls(path, 5_000_000), ["truncated_shard"], 40),
 }
 

@@ -50,7 +50,6 @@ KEYS = (
     "two\nlines.png",
     "k" * 300 + ".png",
     "gnp.\u202ecod.png",
-    "nul\0byte.png",
 )
 
 
@@ -79,11 +78,8 @@ def _config(output: str, uri: str, endpoint_url: str) -> Config:
 @pytest.mark.parametrize("place", ["local", "s3"])
 def test_names_of_shards_stay_inside_the_run(moto_s3: MotoS3, tmp_path: Path, place: str) -> None:
     bucket = moto_s3.new_bucket()
-    names = [name for name in SHARD_NAMES if name.rstrip().endswith(".tar")]
-    stored = {}
-    for number, name in enumerate(names):
+    for number, name in enumerate(SHARD_NAMES):
         bucket.put(f"deep/er/in/{name}", _tar((f"{number}.png",)))
-        stored[name] = number
     before = set(bucket.keys())
     output = str(tmp_path / "deep" / "er" / "run") if place == "local" else bucket.uri("deep/er/run")
     config = _config(output, bucket.uri("deep/er/in/"), moto_s3.endpoint_url)
@@ -93,7 +89,8 @@ def test_names_of_shards_stay_inside_the_run(moto_s3: MotoS3, tmp_path: Path, pl
     store = open_store(output, config.storage)
     rows = all_rows(store)
     found = {row["shard"] for row in rows}
-    assert found >= {"../../escape.tar", "x" * 300 + ".tar", "a.tar", "A.tar", "\u0430.tar"}
+    # Parts that begin with a dot are hidden, and ".." is one of them.
+    assert found == {name for name in SHARD_NAMES if name.endswith(".tar") and "/." not in f"/{name}"}
     assert len(rows) == len(found), "shards were mixed up"
     folders = {unit.shard_dir for item in store.list("labels") if (unit := parse_unit_path(item.path)) is not None}
     assert folders == {shard_directory(name) for name in found}
