@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sam3lt_ray.config.schema import Config
@@ -27,7 +29,7 @@ from tests.standin import StandInEngine, plain_image, write_tar
 SHARDS: Final = {"a.tar": 40, "sub/b.tar": 24}
 NUM_IMAGES: Final = sum(SHARDS.values())
 IMAGES_PER_UNIT: Final = 4
-_FORMAT: Final = {"format": "webdataset", "images_per_unit": IMAGES_PER_UNIT, "images_per_group": 40}
+_CUT: Final = {"images_per_unit": IMAGES_PER_UNIT, "images_per_group": 40}
 _MOST_STARTS: Final = 6
 # What may stand in a run directory when nobody works on it.
 _FINISHED: Final = ("run.json", "vocabulary.json", "precision.json", "run_summary.json", "input/", "labels/", "lease/")
@@ -71,22 +73,43 @@ class Messages(SilentProgress):
         self.texts.append(text)
 
 
-def write_input(folder: Path) -> None:
-    """The shards, with an unusable image in each; their side files make them a few hundred KB large."""
+def write_input(folder: Path, input_format: str) -> dict[str, int]:
+    """The same images in any format, with an unusable one in each shard; returns the number of images by shard."""
     for number, (name, count) in enumerate(SHARDS.items()):
-        noise = bytes(range(256)) * 40
-        members: list[tuple[str, bytes]] = []
-        for i in range(count):
-            image = plain_image((i * 5 % 200, number * 90, i * 11 % 256), (44 + i % 3, 31))
-            members += [(f"{i:05d}.png", b"no image" if i == 7 else image), (f"{i:05d}.bin", noise)]
-        write_tar(folder / name, members)
+        images = [plain_image((i * 5 % 200, number * 90, i * 11 % 256), (44 + i % 3, 31)) for i in range(count)]
+        images[7] = b"no image"
+        _WRITERS[input_format](folder / name, images)
+    if input_format == "folder":
+        return {"group-000000": 40, "group-000001": NUM_IMAGES - 40}
+    return {name if input_format == "webdataset" else f"{name}.parquet": count for name, count in SHARDS.items()}
 
 
-def make_config(output: str, uri: str, **sections: dict[str, Any]) -> Config:
-    """A configuration; sections replace or complete the usual settings."""
+def _write_tar(path: Path, images: Sequence[bytes]) -> None:
+    # Side files make the tars a few hundred KB large.
+    noise = bytes(range(256)) * 40
+    named = [[(f"{i:05d}.png", image), (f"{i:05d}.bin", noise)] for i, image in enumerate(images)]
+    write_tar(path, [member for members in named for member in members])
+
+
+def _write_parquet(path: Path, images: Sequence[bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": list(images)}), f"{path}.parquet", row_group_size=10)
+
+
+def _write_files(path: Path, images: Sequence[bytes]) -> None:
+    path.mkdir(parents=True)
+    for i, image in enumerate(images):
+        (path / f"{i:05d}.png").write_bytes(image)
+
+
+_WRITERS: Final = {"webdataset": _write_tar, "parquet": _write_parquet, "folder": _write_files}
+
+
+def make_config(output: str, uri: str, input_format: str, **sections: dict[str, Any]) -> Config:
+    """A configuration; sections complete the usual settings."""
     settings: dict[str, Any] = {
         "run": {"output": output},
-        "input": _FORMAT | {"uri": uri},
+        "input": _CUT | {"uri": uri, "format": input_format},
         "vocabulary": ["cat", "dog"],
     }
     for name, values in sections.items():
@@ -163,33 +186,35 @@ class Reference:
     """What a run without faults makes of the input."""
 
     folder: Path
+    input_format: str
     rows: list[dict[str, Any]]
     images_by_shard: dict[str, int]
     images_labeled: int
 
 
-def make_reference(folder: Path) -> Reference:
+def make_reference(folder: Path, input_format: str = "webdataset") -> Reference:
     """Write the input and label it, both on disk."""
-    write_input(folder / "shards")
-    run = FaultyRun(make_config(str(folder / "run"), str(folder / "shards")), folder / "tally")
+    images_by_shard = write_input(folder / "shards", input_format)
+    run = FaultyRun(make_config(str(folder / "run"), str(folder / "shards"), input_format), folder / "tally")
     run.finish()
     rows = all_rows(run.store)
     assert run.images_labeled == NUM_IMAGES - len(SHARDS)  # those that are no images never reach the engine
     assert list((folder / "run").rglob(f"{TEMPORARY_PREFIX}*")) == []
-    return Reference(folder, rows, dict(SHARDS), run.images_labeled)
+    return Reference(folder, input_format, rows, images_by_shard, run.images_labeled)
 
 
 def upload(bucket: S3Bucket, reference: Reference) -> str:
     """Put the input into a bucket; returns its uri."""
-    for path in sorted((reference.folder / "shards").rglob("*.tar")):
-        bucket.put(f"in/{path.relative_to(reference.folder / 'shards').as_posix()}", path.read_bytes())
+    shards = reference.folder / "shards"
+    for path in sorted(path for path in shards.rglob("*") if path.is_file()):
+        bucket.put(f"in/{path.relative_to(shards).as_posix()}", path.read_bytes())
     return bucket.uri("in/")
 
 
 def on_s3(bucket: S3Bucket, reference: Reference, tmp_path: Path, **storage: Any) -> FaultyRun:
     """A run whose input and output are in a bucket; one that falls silent is asked again after a second."""
     settings = {"endpoint_url": bucket.server.endpoint_url, "timeout_s": 1.0, **storage}
-    config = make_config(bucket.uri("runs/one"), upload(bucket, reference), storage=settings)
+    config = make_config(bucket.uri("runs/one"), upload(bucket, reference), reference.input_format, storage=settings)
     return FaultyRun(config, tmp_path / "tally")
 
 

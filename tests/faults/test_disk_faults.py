@@ -19,7 +19,7 @@ KB = 1024
 
 
 def _run_on(disk: Disk, reference: Reference, tmp_path: Path) -> FaultyRun:  # noqa: F811
-    config = make_config(str(disk.folder / "run"), str(reference.folder / "shards"))
+    config = make_config(str(disk.folder / "run"), str(reference.folder / "shards"), reference.input_format)
     return FaultyRun(config, tmp_path / "tally")
 
 

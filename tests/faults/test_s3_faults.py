@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sam3lt_ray.errors import EXIT_DONE, EXIT_FAILED, EXIT_RETRY
-from tests.faults.storage_runs import Reference, on_s3
+from tests.faults.storage_runs import Reference, make_reference, on_s3
 from tests.servers.faults import Fault
 from tests.servers.moto_s3 import MotoS3
 
@@ -79,6 +79,26 @@ def test_some_of_everything(
     moto_s3.clear_faults()
     twice = run.assert_equals(reference)
     fault_row("all S3 faults together", "6 % of requests each", 1, twice, f"{len(run.exit_codes)} starts")
+
+
+@pytest.mark.faults_long
+@pytest.mark.parametrize("input_format", ["folder", "parquet"])
+def test_some_of_everything_with_other_inputs(
+    moto_s3: MotoS3, tmp_path: Path, fault_row: Callable[..., None], input_format: str
+) -> None:
+    undisturbed = make_reference(tmp_path / "reference", input_format)
+    trials, twice, starts = 3, 0, 0
+    for trial in range(trials):
+        moto_s3.reset(seed=trial)
+        run = on_s3(moto_s3.new_bucket(), undisturbed, tmp_path)
+        run.tally = tmp_path / f"tally-{trial}"
+        for fault in _mixed():
+            moto_s3.spoil(fault)
+        run.finish()
+        moto_s3.clear_faults()
+        twice += run.assert_equals(undisturbed)
+        starts += len(run.exit_codes)
+    fault_row(f"all S3 faults together, {input_format}", "6 % of requests each", trials, twice, f"{starts} starts")
 
 
 @pytest.mark.faults_long
