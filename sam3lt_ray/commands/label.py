@@ -13,6 +13,7 @@ from sam3lt_ray.commands.options import (
     RunLocation,
     locate_run,
     print_json,
+    print_text,
     read_config,
 )
 from sam3lt_ray.config.schema import OnChanged, OnExists
@@ -61,7 +62,7 @@ def plan(
     if as_json:
         print_json(report.to_json())
     else:
-        print(report.to_text().rstrip("\n"))
+        print_text(report.to_text().rstrip("\n"))
 
 
 def label(
@@ -99,7 +100,7 @@ def label(
     if as_json:
         print_json(summary.to_json())
     else:
-        print("\n".join(describe_summary(summary)))
+        print_text("\n".join(describe_summary(summary)))
     raise typer.Exit(summary.exit_code)
 
 
@@ -116,7 +117,7 @@ def status(
     if as_json:
         print_json(report.to_json())
     else:
-        print(report.to_text().rstrip("\n"))
+        print_text(report.to_text().rstrip("\n"))
 
 
 def with_changed(overrides: list[str] | None, changed: OnChanged | None) -> list[str] | None:

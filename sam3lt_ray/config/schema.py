@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
+from sam3lt_ray.redaction import carries_credentials
+
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -30,10 +32,10 @@ def _setting(description: str, *, changes_labels: bool) -> Any:
 
 def _refuse_credentials(uri: str) -> str:
     """Credentials in a uri would end in logs and in the run directory; the message must not repeat them."""
-    if "@" in urlsplit(uri).netloc if "://" in uri else False:
+    if carries_credentials(uri):
         raise ValueError(
-            "a uri must not carry credentials (user:password@); they come from the environment, a profile or the "
-            "instance's role."
+            "a uri must not carry credentials (user:password@, or the signature of a presigned url); they come from "
+            "the environment, a profile or the instance's role."
         )
     return uri
 
@@ -231,6 +233,7 @@ class ComputeSettings(Section):
     ] = 300.0
     ray_address: Annotated[
         str | None,
+        AfterValidator(lambda address: None if address is None else _refuse_credentials(address)),
         _setting("Ray cluster to join; null: the one this process is on, or a local one.", changes_labels=False),
     ] = None
 
@@ -247,6 +250,10 @@ class StorageSettings(Section):
     requester_pays: Annotated[bool, _setting("Accept the costs of a requester-pays bucket.", changes_labels=False)] = (
         False
     )
+    timeout_s: Annotated[
+        PositiveFloat,
+        _setting("A request to S3 that is silent for this long is made again.", changes_labels=False),
+    ] = 60.0
 
 
 class ErrorSettings(Section):

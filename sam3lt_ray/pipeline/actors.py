@@ -14,7 +14,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from sam3lt_ray.errors import ImageError
+from sam3lt_ray.errors import EXIT_RETRY, ImageError, Sam3ltError
 from sam3lt_ray.labels.rows import Provenance, UnitCounts, build_rows, count_rows, encode_unit_file
 from sam3lt_ray.pipeline.pass_marker import is_current
 from sam3lt_ray.records import ImageLabels, Unit
@@ -56,11 +56,19 @@ class LabelJob:
 
 @dataclass(frozen=True, slots=True)
 class UnitOutcome:
-    """What the driver learns about a unit that has just been committed."""
+    """What the driver learns about a unit that was labeled.
+
+    Attributes:
+        created: This start made the file; False: it was there already, or could not be stored.
+        failure: Why the unit could not be stored, which leaves it missing; None: it is committed.
+        failure_passes: Storage is away for a reason that passes.
+    """
 
     shard: str
     path: str
     created: bool
+    failure: str | None
+    failure_passes: bool
     counts: UnitCounts
     num_bytes: int
     timings: LabelTimings
@@ -121,12 +129,18 @@ class CommitTask:
         self._committer = committer
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Commit the label files of a batch; the files themselves go no further."""
+        """Commit the label files of a batch; the files themselves go no further.
+
+        Storage that refuses one is told to the driver, which knows whether it refuses all of them.
+        """
         rows = table.to_pylist()
         for row in rows:
             data = row.pop("file")
-            row["created"] = self._committer(row["path"], data)
-            row["num_bytes"] = len(data)
+            row.update(created=False, failure="", failure_passes=False, num_bytes=len(data))
+            try:
+                row["created"] = self._committer(row["path"], data)
+            except Sam3ltError as error:
+                row.update(failure=error.message, failure_passes=error.exit_code == EXIT_RETRY)
         return pa.Table.from_pylist(rows)
 
 
@@ -137,6 +151,8 @@ def outcomes(table: pa.Table) -> list[UnitOutcome]:
             shard=row["shard"],
             path=row["path"],
             created=row["created"],
+            failure=row["failure"] or None,
+            failure_passes=row["failure_passes"],
             counts=UnitCounts.from_json(json.loads(row["counts"])),
             num_bytes=row["num_bytes"],
             timings=LabelTimings(row["busy_s"], row["wait_s"], row["wall_s"], row["memory_halvings"]),

@@ -18,6 +18,7 @@ from sam3lt_ray.records import Shard
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.filesystem import is_s3, local_path
 from sam3lt_ray.storage.layers import Layer, questions_of, read_layers
+from sam3lt_ray.storage.ledger import refuse_shared_directories
 from sam3lt_ray.storage.run_directory import (
     VOCABULARY_PATH,
     RunIdentity,
@@ -134,6 +135,7 @@ def prepare_run(
     else:
         listed = list_shards(config.input, config.storage, known_shards)
         snapshot = merge_snapshot(known_shards, listed, config.run.changed)
+        refuse_shared_directories(shard.name for shard in snapshot.shards)
     exists = run is not None
     return PreparedRun(
         config, checkpoint, labels, store, identity, snapshot, exists, tuple(differences), known_labels, origin

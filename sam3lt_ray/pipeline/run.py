@@ -8,7 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from sam3lt_ray.config.schema import Config, OnExists
-from sam3lt_ray.errors import RetryableRunError, RunMismatchError, Sam3ltError
+from sam3lt_ray.errors import (
+    EXIT_RETRY,
+    InputError,
+    RetryableRunError,
+    RunMismatchError,
+    Sam3ltError,
+    StorageError,
+    StorageUnavailableError,
+)
 from sam3lt_ray.pipeline.actors import LabelJob, UnitOutcome
 from sam3lt_ray.pipeline.cluster import ActorResources, plan_actors, ray_session
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
@@ -30,6 +38,9 @@ from sam3lt_ray.storage.run_directory import fix_precision
 from sam3lt_ray.vocabulary.labels import Vocabulary
 
 _MAX_NAMED_SHARDS = 3
+# Labels that cannot be stored are lost, and with them the device's time. One unit may have met a hiccup that outlasted
+# all attempts; this many in a row mean that it is not worth going on.
+_MAX_LOST_IN_A_ROW = 4
 
 
 def label_run(
@@ -108,6 +119,8 @@ class _Session:
         self._verbose = verbose
         self._tally = SessionTally()
         self._resources: ActorResources | None = None
+        self._lost_in_a_row = 0
+        self._last_loss: str | None = None
 
     def label_missing(self) -> RunSummary:
         """Ask every image what it was not asked."""
@@ -175,7 +188,11 @@ class _Session:
         except Exception as error:
             # An earlier start's summary must not stand there and say that all is well.
             with suppress(OSError, Sam3ltError):
-                self._finish("failed", str(error) or type(error).__name__)
+                worth_retrying = getattr(error, "exit_code", None) == EXIT_RETRY
+                self._finish("interrupted" if worth_retrying else "failed", str(error) or type(error).__name__)
+            if isinstance(error, InputError):
+                # What could be used when the run began is no wrong request, whatever keeps it from being used now.
+                raise StorageError(error.message) from None
             raise
 
     def _sweep_until_complete(self, work: LayerWork) -> LayerWork | None:
@@ -210,8 +227,12 @@ class _Session:
 
     def _consume(self, outcomes: Iterator[UnitOutcome]) -> bool:
         for outcome in outcomes:
-            self._tally.add(outcome)
             self._stop.check()
+            if outcome.failure is not None:
+                self._note_loss(outcome.failure, passes=outcome.failure_passes)
+                continue
+            self._lost_in_a_row = 0
+            self._tally.add(outcome)
             counts = outcome.counts
             self._listener.unit_done(images=counts.images, errors=counts.num_errors, instances=counts.num_instances)
             if self._lease.lost:
@@ -222,6 +243,16 @@ class _Session:
             if self._limit is not None and self._tally.counts.images >= self._limit:
                 return False
         return True
+
+    def _note_loss(self, reason: str, *, passes: bool) -> None:
+        self._last_loss = reason
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row >= _MAX_LOST_IN_A_ROW:
+            kind = StorageUnavailableError if passes else StorageError
+            raise kind(
+                f"{reason} The labels of {self._lost_in_a_row} units in a row could not be stored, so this start "
+                "stopped. What was stored before is complete; the same command goes on from there."
+            )
 
     def _precision(self, resources: ActorResources) -> str:
         wanted = self._prepared.config.compute.precision
@@ -256,7 +287,8 @@ class _Session:
         for item in work[:_MAX_NAMED_SHARDS]:
             try:
                 next(reader(item), None)
-                reasons.append(f"{item.shard.name} (readable; its units were lost in labeling)")
+                why = self._last_loss or "its units were lost in labeling"
+                reasons.append(f"{item.shard.name} (readable; {why})")
             except Sam3ltError as error:
                 reasons.append(f"{item.shard.name} ({error})")
         more = f" and {len(work) - _MAX_NAMED_SHARDS} more" if len(work) > _MAX_NAMED_SHARDS else ""

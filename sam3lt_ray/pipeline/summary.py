@@ -15,6 +15,7 @@ from sam3lt_ray.labels.joined_counts import SeenCounts, joined_counts, num_unsee
 from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.pipeline.actors import UnitOutcome
+from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.run_directory import SUMMARY_PATH, write_json
 from sam3lt_ray.storage.store import RunStore
@@ -160,7 +161,7 @@ def summarize(
         },
         "versions": package_versions(),
     }
-    summary = RunSummary(status, message, store.uri, content)
+    summary = RunSummary(status, without_credentials(message), store.uri, content)
     write_json(store, SUMMARY_PATH, summary.to_json())
     return summary
 

@@ -8,9 +8,10 @@ again. Deaths that have nothing to do with the image (a node taken away) rarely 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
-from sam3lt_ray.errors import ImageError
+from sam3lt_ray.errors import ImageError, Sam3ltError
 from sam3lt_ray.records import ImageLabels, Unit
 from sam3lt_ray.stages.label import ImageLabeler
 from sam3lt_ray.storage.ledger import LABELS_PREFIX
@@ -53,11 +54,21 @@ class CarefulLabeler:
                     )
                 )
                 continue
-            write_json(self._store, path, {"current": image.index, "deaths": _with_text_keys(deaths)})
+            self._note(path, image.index, deaths)
             before_image()
             results.append(self._labeler.label_image(image))
         self._store.delete(path)
         return results
+
+    def _note(self, path: str, current: int, deaths: dict[int, int]) -> None:
+        try:
+            write_json(self._store, path, {"current": current, "deaths": _with_text_keys(deaths)})
+        except Sam3ltError:
+            # The note before this one stays, and would blame an image that is labeled already for a death that was
+            # none. On a full disk nothing can be written, but things can be removed.
+            with suppress(Sam3ltError):
+                self._store.delete(path)
+            raise
 
     def _deaths(self, path: str) -> dict[int, int]:
         """Deaths by image index: those noted, and the one that left the note behind."""

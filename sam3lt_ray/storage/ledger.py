@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from sam3lt_ray.errors import RunMismatchError
+from sam3lt_ray.errors import InputError, RunMismatchError
 from sam3lt_ray.records import UnitRange
 
 LABELS_PREFIX: Final = "labels"
@@ -83,6 +83,24 @@ def first_edition(shard_dir: str) -> str:
     """The directory that the shard had before its content changed: ``shard_dir`` without its edition."""
     match = _EDITION.search(shard_dir)
     return shard_dir if match is None else shard_dir[: match.start()]
+
+
+def refuse_shared_directories(shard_names: Iterable[str]) -> None:
+    """Refuse shards that would share a directory: one would count as labeled as soon as the other is.
+
+    Chance does not do that. But 48 bits of hash are few enough for somebody to search two names for.
+
+    Raises:
+        InputError: Names the two shards.
+    """
+    taken: dict[str, str] = {}
+    for name in shard_names:
+        other = taken.setdefault(shard_directory(name), name)
+        if other != name:
+            raise InputError(
+                f"The shards {other!r} and {name!r} would share a directory in the run, because their names have the "
+                "same hash. Rename one of them."
+            )
 
 
 def unit_path(layer: str, shard_name: str, unit_range: UnitRange, edition: str = "") -> str:

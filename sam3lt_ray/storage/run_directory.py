@@ -74,7 +74,7 @@ def read_json(store: RunStore, path: str) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunMismatchError(
             f"{store.location(path)} is not valid JSON ({error}). It was changed by hand or is not a run's file. "
             "Restore it, or label into a new run directory."

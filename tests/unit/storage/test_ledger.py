@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam3lt_ray.errors import RunMismatchError
+from sam3lt_ray.errors import InputError, RunMismatchError
 from sam3lt_ray.records import UnitRange
+from sam3lt_ray.storage import ledger
 from sam3lt_ray.storage.ledger import (
     Ledger,
     UnitFile,
     first_edition,
     parse_unit_path,
+    refuse_shared_directories,
     shard_directory,
     unit_path,
 )
@@ -55,6 +57,13 @@ def test_shard_directory_is_one_safe_segment(name: str) -> None:
 )
 def test_names_that_look_alike_get_different_directories(one: str, other: str) -> None:
     assert shard_directory(one).casefold() != shard_directory(other).casefold()
+
+
+def test_names_whose_hashes_were_made_to_collide_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_shared_directories(["a.tar", "b.tar", "a.tar"])
+    monkeypatch.setattr(ledger, "shard_directory", lambda name: f"{len(name)}-c0111de0")
+    with pytest.raises(InputError, match=r"'a\.tar' and 'b\.tar' would share a directory"):
+        refuse_shared_directories(["a.tar", "long.tar", "b.tar"])
 
 
 @given(names, st.integers(0, 10**9), st.integers(0, 10**6), st.booleans())
