@@ -12,6 +12,7 @@ import pytest
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from tests.local_ray import local_ray  # noqa: F401  (fixtures are found by their names in this module)
 from tests.servers.fixtures import (  # noqa: F401  (fixtures are found by their names in this module)
     moto_bucket,
     moto_process,

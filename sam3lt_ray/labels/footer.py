@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import pyarrow.parquet as pq
 
-from sam3lt_ray.labels.causes import add_up_causes
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.labels.schema import META_COUNTS, META_UNIT
 from sam3lt_ray.storage.store import RunStore
@@ -24,16 +22,10 @@ def read_resume_offset(store: RunStore, path: str) -> int | None:
     return offset
 
 
-def add_up_counts(store: RunStore, paths: Iterable[str]) -> UnitCounts:
-    """Images, errors and instances of committed units together; opens the files side by side."""
-    images, errors, instances, causes = 0, Counter[str](), Counter[int](), Counter[str]()
+def read_counts(store: RunStore, paths: Iterable[str]) -> Iterator[UnitCounts]:
+    """Images, errors and instances of each of some committed units; opens the files side by side."""
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for counts in pool.map(lambda path: _unit_counts(store, path), paths):
-            images += counts.images
-            errors.update(counts.errors)
-            instances.update(counts.instances)
-            causes.update(counts.causes)
-    return UnitCounts(images, dict(errors), dict(instances), add_up_causes((causes,)))
+        yield from pool.map(lambda path: _unit_counts(store, path), paths)
 
 
 def _unit_counts(store: RunStore, path: str) -> UnitCounts:

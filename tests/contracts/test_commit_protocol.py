@@ -31,7 +31,7 @@ from sam3lt_ray.stages.commit import UnitCommitter
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
 from sam3lt_ray.storage import local_store
 from sam3lt_ray.storage.lease import Lease
-from sam3lt_ray.storage.ledger import Ledger, unit_path
+from sam3lt_ray.storage.ledger import Ledger, shard_directory, unit_path
 from sam3lt_ray.storage.local_store import LocalStore
 from sam3lt_ray.storage.snapshot import merge_snapshot, read_snapshot, write_snapshot
 from sam3lt_ray.storage.store import RunStore
@@ -112,20 +112,27 @@ class _Driver:
         """Prepare, take the lease, write the snapshot, plan."""
         listed = list_shards(self._source, STORAGE)
         self.lease.acquire()
-        self.shards, new, _ = merge_snapshot(read_snapshot(self._store), listed)
-        if new:
+        merged = merge_snapshot(read_snapshot(self._store), listed)
+        self.shards = merged.shards
+        if merged.new:
             self.lease.confirm()
             write_snapshot(self._store, self.shards)
         self.plan()
 
     def plan(self) -> None:
-        reader = MissingUnitReader(self._store, LAYER, self._source, STORAGE)
+        reader = MissingUnitReader(self._store, self._source, STORAGE)
         self._reading = [reader(work) for work in self.missing()]
 
     def missing(self) -> list[ShardWork]:
         ledger = Ledger.from_paths(LAYER, (item.path for item in self._store.list("labels")))
-        gaps = {shard.name: tuple(ledger.gaps(shard.name)) for shard in self.shards}
-        return [ShardWork(s, ledger.units(s.name), gaps[s.name]) for s in self.shards if gaps[s.name]]
+        work = []
+        for shard in self.shards:
+            shard_dir = shard_directory(shard.name)
+            gaps, committed = tuple(ledger.gaps(shard_dir)), tuple(ledger.unit_files(shard_dir))
+            if gaps:
+                before = tuple(file for file in committed if file.range.end <= gaps[-1][0])
+                work.append(ShardWork(shard, LAYER, gaps, before))
+        return work
 
     def read(self, choice: int) -> None:
         if not self._reading:

@@ -15,6 +15,7 @@ from typing import Final
 
 import pytest
 
+from tests.faults.storage_runs import reference  # noqa: F401  (a fixture, found by its name in this module)
 from tests.ray_cluster import RunningCluster, running_cluster
 
 HERE = Path(__file__).parent
