@@ -92,7 +92,7 @@ def test_a_note_that_cannot_be_written_blames_no_image(tmp_path: Path) -> None:
     mortal: ImageLabeler = _Mortal(set())  # type: ignore[assignment]
     for _ in range(3):
         with pytest.raises(StorageError, match="full"):
-            CarefulLabeler(mortal, _FullStore(str(tmp_path)), "000").label_unit(UNIT, before_image=lambda: None)
+            CarefulLabeler(mortal, _FullStore(str(tmp_path))).label_unit(UNIT, before_image=lambda: None)
     roomy = open_store(str(tmp_path), StorageSettings())
-    results = CarefulLabeler(mortal, roomy, "000").label_unit(UNIT, before_image=lambda: None)
+    results = CarefulLabeler(mortal, roomy).label_unit(UNIT, before_image=lambda: None)
     assert [result for result in results if isinstance(result, ImageError)] == []
