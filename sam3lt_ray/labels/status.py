@@ -6,7 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sam3lt_ray.labels.footer import add_up_counts
+from sam3lt_ray.labels.rows import UnitCounts
+from sam3lt_ray.labels.totals import RunTotals
 from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger, parse_unit_path
 from sam3lt_ray.storage.run_directory import SUMMARY_PATH, VOCABULARY_PATH, read_json, read_run
 from sam3lt_ray.storage.snapshot import read_snapshot
@@ -69,7 +70,7 @@ class RunState:
 
 
 def read_run_state(store: RunStore) -> RunState:
-    """Read how far a run is; opens the footers of unit files, no rows.
+    """Read how far a run is; opens the footers of those units that no start has added up yet, no rows.
 
     Raises:
         InputError: There is no run here.
@@ -80,7 +81,8 @@ def read_run_state(store: RunStore) -> RunState:
     files = [item for item in store.list(LABELS_PREFIX) if parse_unit_path(item.path) is not None]
     layer = vocabulary["layers"][0] if vocabulary["layers"] else ""
     ledger = Ledger.from_paths(layer, (item.path for item in files))
-    counts = add_up_counts(store, (unit.path for unit in ledger.iter_units()))
+    of_layer = [item for item in files if item.path.startswith(f"{LABELS_PREFIX}/{layer}/")]
+    counts = RunTotals.load(store).count(of_layer, save=False) or UnitCounts()
     names = {label["id"]: label["name"] for label in vocabulary["labels"]}
     return RunState(
         run=store.uri,

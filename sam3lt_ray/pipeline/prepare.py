@@ -15,7 +15,7 @@ from sam3lt_ray.labels.rows import Provenance
 from sam3lt_ray.records import Shard
 from sam3lt_ray.stages.read import ShardWork
 from sam3lt_ray.storage.filesystem import is_s3, local_path
-from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger
+from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger, parse_unit_path
 from sam3lt_ray.storage.run_directory import (
     RUN_PATH,
     VOCABULARY_PATH,
@@ -24,7 +24,7 @@ from sam3lt_ray.storage.run_directory import (
     read_json,
 )
 from sam3lt_ray.storage.snapshot import merge_snapshot, read_snapshot
-from sam3lt_ray.storage.store import RunStore, open_store
+from sam3lt_ray.storage.store import RunStore, StoredFile, open_store
 from sam3lt_ray.vocabulary.ids import assign_ids
 from sam3lt_ray.vocabulary.labels import Vocabulary
 from sam3lt_ray.vocabulary.loading import load_vocabulary
@@ -61,9 +61,14 @@ class PreparedRun:
         labels = tuple((label.id, label.name) for label in self.vocabulary.labels)
         return Provenance(self.identity.fingerprint, describe_model(self.checkpoint), labels)
 
-    def ledger(self) -> Ledger:
+    def unit_files(self) -> list[StoredFile]:
         """What is committed now, from a fresh listing."""
-        paths = (stored.path for stored in self.store.list(f"{LABELS_PREFIX}/{FIRST_LAYER}"))
+        listed = self.store.list(f"{LABELS_PREFIX}/{FIRST_LAYER}")
+        return [stored for stored in listed if parse_unit_path(stored.path) is not None]
+
+    def ledger(self, files: Sequence[StoredFile] | None = None) -> Ledger:
+        """Which units that is; without ``files``, from a fresh listing."""
+        paths = (stored.path for stored in (self.unit_files() if files is None else files))
         return Ledger.from_paths(FIRST_LAYER, paths)
 
     def missing(self, ledger: Ledger) -> list[ShardWork]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sam3lt_ray.config.schema import Config, OnExists
 from sam3lt_ray.errors import RetryableRunError, RunMismatchError, Sam3ltError
+from sam3lt_ray.labels.totals import RunTotals
 from sam3lt_ray.pipeline.actors import LabelJob, UnitOutcome
 from sam3lt_ray.pipeline.cluster import ActorResources, plan_actors, ray_session
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
@@ -26,6 +27,9 @@ from sam3lt_ray.storage.ledger import Ledger
 from sam3lt_ray.storage.run_directory import fix_precision
 
 _MAX_NAMED_SHARDS = 3
+# Units whose counts nobody kept, because their driver was killed or is of an older version: more are left to the
+# next starts, and until then the summary has no totals.
+_MAX_FOOTER_READS = 20_000
 
 
 def label_run(
@@ -95,10 +99,11 @@ class _Session:
         self._stop = stop
         self._verbose = verbose
         self._tally = SessionTally()
+        self._totals = RunTotals.load(prepared.store)
         self._resources: ActorResources | None = None
 
     def run(self) -> RunSummary:
-        ledger = self._prepared.ledger()
+        ledger = self._look()
         work = self._prepared.missing(ledger)
         loose = self._prepared.config.input.format in ("folder", "manifest")
         self._listener.plan_known(
@@ -136,7 +141,7 @@ class _Session:
             before = self._tally.units, read_notes(self._prepared.store, FIRST_LAYER)
             if not self._sweep(work, careful=careful):
                 return self._finish("limited", f"Stopped after {self._tally.counts.images} images, as asked.")
-            work = self._prepared.missing(self._prepared.ledger())
+            work = self._prepared.missing(self._look())
             # A careful pass that commits nothing may still have found out more about what kills its process: each death
             # is noted, and two deaths exclude an image, so this ends.
             after = self._tally.units, read_notes(self._prepared.store, FIRST_LAYER)
@@ -155,6 +160,8 @@ class _Session:
     def _consume(self, outcomes: Iterator[UnitOutcome]) -> bool:
         for outcome in outcomes:
             self._tally.add(outcome)
+            if outcome.created:
+                self._totals.add(outcome.path, outcome.num_bytes, outcome.counts)
             self._stop.check()
             counts = outcome.counts
             self._listener.unit_done(images=counts.images, errors=counts.num_errors, instances=counts.num_instances)
@@ -209,14 +216,21 @@ class _Session:
             "Nothing that was labeled is lost; the same command tries the rest again."
         )
 
+    def _look(self) -> Ledger:
+        """What is committed now. Sums over units that are gone are dropped before anybody makes these anew."""
+        files = self._prepared.unit_files()
+        self._totals.forget_changed(files)
+        return self._prepared.ledger(files)
+
     def _finish(self, status: RunStatus, message: str) -> RunSummary:
-        ledger: Ledger = self._prepared.ledger()
+        files = self._prepared.unit_files()
         return summarize(
             self._prepared.store,
             status,
             message,
             self._tally,
-            unit_paths=(unit.path for unit in ledger.iter_units()),
+            num_units=len(files),
+            total=self._totals.count(files, max_reads=_MAX_FOOTER_READS, save=True),
             label_names={label.id: label.name for label in self._prepared.vocabulary.labels},
             num_actors=self._resources.num_actors if self._resources else 0,
             device=self._resources.device if self._resources else "none",

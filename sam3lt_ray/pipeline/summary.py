@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
 
 from sam3lt_ray import __version__
 from sam3lt_ray.errors import EXIT_DONE, EXIT_FAILED, EXIT_OVER_ERROR_BUDGET, EXIT_RETRY
-from sam3lt_ray.labels.footer import add_up_counts
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.pipeline.actors import UnitOutcome
 from sam3lt_ray.storage.run_directory import SUMMARY_PATH, write_json
@@ -27,8 +26,6 @@ EXIT_CODES: Final[Mapping[RunStatus, int]] = {
     "failed": EXIT_FAILED,
 }
 _PACKAGES: Final = ("ray", "torch", "transformers", "pyarrow", "s3fs", "pillow", "pycocotools", "numpy")
-# Totals need one small read for each unit this session did not make itself; beyond this many they are left out.
-_MAX_FOOTER_READS: Final = 20_000
 
 
 def package_versions() -> dict[str, str]:
@@ -57,7 +54,6 @@ class SessionTally:
     passes: int = 0
     first_unit_started_at: float | None = None
     last_unit_at: float | None = None
-    paths: set[str] = field(default_factory=set)
 
     def add(self, outcome: UnitOutcome) -> None:
         """Count a unit that has just been committed."""
@@ -74,7 +70,6 @@ class SessionTally:
             return
         self.counts = self.counts + outcome.counts
         self.bytes_written += outcome.num_bytes
-        self.paths.add(outcome.path)
 
     def labeling_s(self) -> float:
         """Seconds from the first unit's start to the last unit's commit; start-up is not in it."""
@@ -109,7 +104,8 @@ def summarize(
     message: str,
     tally: SessionTally,
     *,
-    unit_paths: Iterable[str],
+    num_units: int,
+    total: UnitCounts | None,
     label_names: Mapping[int, str],
     num_actors: int,
     device: str,
@@ -123,22 +119,21 @@ def summarize(
         status: How the session ended.
         message: One sentence for a person.
         tally: This session's numbers.
-        unit_paths: Every committed unit of the run.
+        num_units: Committed units of the run.
+        total: What they add up to; None where that is not known.
         label_names: Name by label id.
         num_actors: Size of the actor pool.
         device: "cuda" or "cpu".
         num_shards: Shards the run covers.
         max_error_fraction: Share of error rows, of the run so far, above which "done" becomes "over_error_budget".
     """
-    paths = list(unit_paths)
     labeling_s = tally.labeling_s()
-    total = _total_counts(store, tally, paths)
     if status == "done":
         status, message = _judge_errors(total or tally.counts, max_error_fraction, message)
     content = {
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "shards": num_shards,
-        "units": len(paths),
+        "units": num_units,
         "images": None if total is None else _images(total),
         "errors": None if total is None else dict(total.errors),
         "instances": None if total is None else _instances(total, label_names),
@@ -172,14 +167,6 @@ def _judge_errors(counts: UnitCounts, max_error_fraction: float | None, message:
         f"{max_error_fraction:g} allows. The causes are counted in run_summary.json and stand in each row's "
         "error_message."
     )
-
-
-def _total_counts(store: RunStore, tally: SessionTally, paths: list[str]) -> UnitCounts | None:
-    """Counts of the whole run: this session's from memory, the others' from their files' footers."""
-    unseen = [path for path in paths if path not in tally.paths]
-    if len(unseen) > _MAX_FOOTER_READS:
-        return None
-    return tally.counts + add_up_counts(store, unseen)
 
 
 def _images(counts: UnitCounts) -> dict[str, int]:

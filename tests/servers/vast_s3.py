@@ -3,7 +3,7 @@
 ``python -m tests.servers.vast_s3 PORT JSON`` serves it; :func:`run_vast_s3` starts it as a process of its own.
 
 The bucket holds an input, ``shards/0000000.tar`` and so on, all with the same bytes, and a run directory ``run/`` in
-which the first ``finished`` of them have their unit files. Listings come in pages of 1,000 keys as S3 gives them (but
+which the first ``finished`` of them have their unit files, which cannot be read. Listings come in pages of 1,000 keys as S3 gives them (but
 made-up keys before stored ones), PUT honours If-None-Match, and every request is counted.
 """
 
@@ -24,7 +24,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from sam3lt_ray.storage.ledger import shard_directory
+from sam3lt_ray.config.schema import StorageSettings
+from sam3lt_ray.labels.rows import UnitCounts
+from sam3lt_ray.labels.totals import RunTotals
+from sam3lt_ray.storage.ledger import parse_unit_path, shard_directory
+from sam3lt_ray.storage.store import open_store
 from tests.servers.faults import operation_of
 from tests.servers.process import ServerProcess, free_ports
 from tests.servers.s3_server import S3Server
@@ -58,6 +62,18 @@ class Content:
 def shard_name(number: int) -> str:
     """Name of a shard inside the run."""
     return f"{number:07d}.tar"
+
+
+def keep_totals(server: VastS3) -> None:
+    """Give the made-up run the totals that the starts which finished those shards would have left."""
+    store = open_store(server.uri(RUN), StorageSettings(endpoint_url=server.endpoint_url))
+    totals = RunTotals(store)
+    files = list(store.list("labels"))
+    for file in files:
+        unit = parse_unit_path(file.path)
+        assert unit is not None
+        totals.add(file.path, file.size_bytes, UnitCounts(unit.range.count))
+    totals.count(files, max_reads=0, save=True)
 
 
 class VastS3(S3Server):
@@ -262,7 +278,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            size = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(size)
+            if len(body) < size:  # a client that was killed in the middle has stored nothing
+                raise ConnectionAbortedError("the body is cut short")
         else:
             chunks = []
             while size := int(self.rfile.readline().split(b";")[0], 16):
