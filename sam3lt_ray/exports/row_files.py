@@ -73,9 +73,7 @@ class RowFiles:
     def write(self, group: RowGroup) -> None:
         """Add a row group to the file; begins one where there is none."""
         if self._writer is None:
-            self._writer = pq.ParquetWriter(
-                self._path, self._schema, compression="zstd", write_statistics=_STATISTICS
-            )
+            self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd", write_statistics=_STATISTICS)
         self._writer.write_table(pa.Table.from_pylist(group.rows, schema=self._schema))
         self.rows += len(group.rows)
 

@@ -64,7 +64,7 @@ def images_of_table(table: pa.Table) -> Iterator[LabeledImage]:
         presence,
         map(tuple, _split(*_list_values(table, "saturated"))),
         map(tuple, _instances_by_row(table)),
-        map(tuple, table.column("side_files").to_pylist()),
+        (tuple(names or ()) for names in table.column("side_files").to_pylist()),
     ]
     for values in zip(*columns, strict=True):
         yield LabeledImage(*values)

@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,8 @@ from sam3lt_ray.storage.store import RunStore, StoredFile
 TOTALS_PATH: Final = "totals.parquet"
 # Units in one sum: what is read anew when one of them changed, and what a killed driver leaves to be read.
 UNITS_PER_SUM: Final = 10_000
-_SCHEMA: Final = pa.schema([pa.field("units", pa.large_binary()), pa.field("counts", pa.string())])
+_FIELDS: Final[list[pa.Field[Any]]] = [pa.field("units", pa.large_binary()), pa.field("counts", pa.string())]
+_SCHEMA: Final = pa.schema(_FIELDS)
 
 UnitIds = npt.NDArray[np.uint64]
 
@@ -104,7 +105,7 @@ class RunTotals:
         self._take_in_new()
         self._drop_stale(ids)
         unknown = np.flatnonzero(~_are_in(ids, np.sort(_joined([one.ids for one in self._sums])))).tolist()
-        if len(np.unique(ids)) < len(ids):  # two units with one hash: as good as never; then nothing is taken from the file
+        if len(np.unique(ids)) < len(ids):  # as good as never; then nothing is believed
             self._sums, unknown = [], list(range(len(files)))
         chosen = unknown if max_reads is None else unknown[:max_reads]
         for start in range(0, len(chosen), UNITS_PER_SUM):
@@ -133,7 +134,7 @@ class RunTotals:
 
     def _save(self) -> None:
         self._sums = _merge_small(self._sums)
-        columns = [
+        columns: list[pa.Array[Any]] = [
             pa.array([one.ids.astype("<u8").tobytes() for one in self._sums], pa.large_binary()),
             pa.array([json.dumps(one.counts.to_json()) for one in self._sums], pa.string()),
         ]

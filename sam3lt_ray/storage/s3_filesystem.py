@@ -49,6 +49,7 @@ class PatientS3FileSystem(S3FileSystem):  # type: ignore[misc]  # s3fs has no ty
     """
 
     retries = 6
+    session: AioSession | None
 
     async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
         for attempt in range(MAX_ATTEMPTS):

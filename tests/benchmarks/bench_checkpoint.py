@@ -246,7 +246,9 @@ def main() -> None:
         figures["killed"] = {tool: {**vars(one), "seen": vars(one.seen)} for tool, one in killed.items()}
         rows.append([f"killed at half: read of {whole_mb:.1f} MB, MB", *(f"{killed[t].input_mb:.1f}" for t in tools)])
         rows.append(["... s to the first new output", *(f"{killed[t].seen.first_s or 0:.1f}" for t in tools)])
-        rows.append([f"... rows of {total:,} (distinct)", *(f"{killed[t].rows:,} ({killed[t].distinct:,})" for t in tools)])
+        rows.append(
+            [f"... rows of {total:,} (distinct)", *(f"{killed[t].rows:,} ({killed[t].distinct:,})" for t in tools)]
+        )
         before, after = killed_within_a_commit(server, bucket, folder)
         figures["within_a_commit"] = {"rows_before": before, "rows_after": after}
         rows.append(["killed within a commit: rows lost, exit code 0", "0", f"{before - after:,}"])
@@ -256,7 +258,7 @@ def main() -> None:
             rows.append([f"{size:,} images done: driver, MB", *(f"{seen[t].driver_mb:,.0f}" for t in tools)])
             rows.append(["... largest worker, MB", *(f"{seen[t].worker_mb:,.0f}" for t in tools)])
             rows.append(["... s to the first new output", *(f"{seen[t].first_s or 0:.1f}" for t in tools)])
-            print(f"{size:,} done: {({t: seen[t].worker for t in tools})}, load {load_now()}", flush=True)
+            print(f"{size:,} done: { ({t: seen[t].worker for t in tools}) }, load {load_now()}", flush=True)
     print_table(["", "sam3lt", "ray.data.checkpoint"], rows)
     finish(options, figures, load_before)
 

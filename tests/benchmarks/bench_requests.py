@@ -78,7 +78,7 @@ def main() -> None:
             few, many = (start_run(bucket, server, images_per_unit) for bucket in buckets)
             nothing = start_run(buckets[1], server, images_per_unit)
         thousands = (MANY - FEW) * IMAGES_PER_SHARD / 1000
-        # Only what belongs to shards and units grows with them; the rest is a start's, and how often a lease is renewed.
+        # What belongs to shards and units grows with them; the rest is a start's, and depends on how long it takes.
         for name in sorted(name for name in many if not name.startswith("run ")):
             per_thousand = (many[name] - few[name]) / thousands
             cost = price_usd({name.split()[1]: per_thousand}) * 1e6

@@ -17,10 +17,8 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sam3lt_ray.config.schema import Config
 from tests.benchmarks.measuring import UnitClock, finish, in_fresh_process, load_now, print_table, read_options

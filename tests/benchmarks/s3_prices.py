@@ -1,7 +1,7 @@
 """What requests to S3 cost: the one place where prices stand.
 
-S3 Standard in us-east-1, list price in US dollars, as quoted by https://c3x.dev/blog/s3-request-fees-explained and read on 2026-11-24.
-AWS says it at https://aws.amazon.com/s3/pricing/: look there before you plan with it.
+S3 Standard in us-east-1, list price in US dollars, as https://c3x.dev/blog/s3-request-fees-explained quoted it when it
+was read on 2026-11-24. The source is https://aws.amazon.com/s3/pricing/: look there before you plan with it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 ``python -m tests.servers.vast_s3 PORT JSON`` serves it; :func:`run_vast_s3` starts it as a process of its own.
 
 The bucket holds an input, ``shards/0000000.tar`` and so on, all with the same bytes, and a run directory ``run/`` in
-which the first ``finished`` of them have their unit files, which cannot be read. Listings come in pages of 1,000 keys as S3 gives them (but
-made-up keys before stored ones), PUT honours If-None-Match, and every request is counted.
+which the first ``finished`` of them have their unit files, which cannot be read. Listings come in pages of 1,000 keys
+as S3 gives them (but made-up keys before stored ones), PUT honours If-None-Match, and every request is counted.
 """
 
 from __future__ import annotations
@@ -185,8 +185,10 @@ class _Bucket:
 
     def _is_made_up(self, key: str) -> bool:
         name = key.removeprefix(INPUT)
-        return key.startswith(INPUT) and re.fullmatch(r"\d{7}\.tar", name) is not None and int(name[:7]) < (
-            self._content.shards
+        return (
+            key.startswith(INPUT)
+            and re.fullmatch(r"\d{7}\.tar", name) is not None
+            and int(name[:7]) < (self._content.shards)
         )
 
 
@@ -207,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     bucket: _Bucket  # set by main
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the base class's name)
+    def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: there are thousands of requests."""
 
     def do_GET(self) -> None:

@@ -183,7 +183,7 @@ def test_a_file_that_was_damaged_since_is_noticed(run: RunStore, tmp_path: Path)
     compact_run(RunReader(run), target_in(out), max_rows=6, max_mb=None)
     first, second = sorted(out.glob("*.parquet"))[:2]
     second.write_bytes(first.read_bytes())
-    with pytest.raises(RunMismatchError, match="repeats image 0 of a.tar"):
+    with pytest.raises(RunMismatchError, match=r"repeats image 0 of a\.tar"):
         compact_run(RunReader(run), target_in(out), max_rows=6, max_mb=None)
 
 
