@@ -170,7 +170,7 @@ def _write_files(reader: RunReader, target: RunStore, skip: int, max_rows: int |
     with tempfile.TemporaryDirectory(prefix="sam3lt-compact-") as folder:
         files = RowFiles(reader, Path(folder))
         first = skip
-        for group in row_groups(_checked(reader.iter_images()), reader.vocabulary(), skip=skip, max_rows=max_rows):
+        for group in row_groups(_checked(reader.iter_images()), skip=skip, max_rows=max_rows):
             files.write(group)
             is_large = max_mb is not None and files.size_bytes >= max_mb * BYTES_PER_MB
             if files.rows == max_rows or is_large:

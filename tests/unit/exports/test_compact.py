@@ -192,3 +192,16 @@ def test_a_run_without_images_is_a_file_without_rows(tmp_path: Path) -> None:
     write_snapshot(store, [])
     assert compact_run(RunReader(store), target_in(tmp_path / "out")).rows == 0
     assert ds.dataset(tmp_path / "out", format="parquet").schema.remove_metadata().equals(LABEL_SCHEMA)
+
+
+def test_labels_that_only_some_layers_could_answer_are_null(tmp_path: Path) -> None:
+    """The first layer failed where the second did not: the row is an error with what is known."""
+    first = [make_failed_image("a.jpg"), make_image("b.jpg", index=1, presence={3: 0.25})]
+    second = [make_image("a.jpg", presence={7: 0.5}), make_image("b.jpg", index=1, presence={7: 0.75})]
+    make_run(tmp_path / "run", first, LABELS[:1], layer="000")
+    store = make_run(tmp_path / "run", second, LABELS[1:], layer="001")
+    write_snapshot(store, [Shard("shard-0.tar", "/data/shard-0.tar")])
+    compact_run(RunReader(store), target_in(tmp_path / "out"))
+    rows = rows_of(tmp_path / "out")
+    assert [row["status"] for row in rows] == ["error", "ok"]
+    assert [row["presence"] for row in rows] == [[None, 0.5], [0.25, 0.75]]
