@@ -48,6 +48,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NUM_SHARDS = 8
 INPUT = "input/"
 IMAGES_PER_UNIT = 50
+SECONDS_PER_IMAGE = 0.01
 
 
 @dataclass
@@ -139,14 +140,16 @@ class Killed:
 
 
 def killed_at_half(tool: str, server: MotoS3, bucket: S3Bucket, folder: Path, images: int) -> Killed:
-    """Kill a job and start it again; images of 4 ms."""
+    """Kill a job and start it again."""
     out = f"{tool}/"
     if tool == "sam3lt":
-        command = our_command(folder, bucket.uri(INPUT), bucket.uri("sam3lt"), server.endpoint_url, 0.004)
+        command = our_command(folder, bucket.uri(INPUT), bucket.uri("sam3lt"), server.endpoint_url, SECONDS_PER_IMAGE)
         prefix, id_column = f"{out}labels/", "key"
     else:
         paths = [f"{bucket.name}/{part}" for part in (INPUT, f"{out}data", f"{out}checkpoint")]
-        command = CheckpointedJob(*paths, endpoint_url=server.endpoint_url, seconds_per_image=0.004).command()
+        command = CheckpointedJob(
+            *paths, endpoint_url=server.endpoint_url, seconds_per_image=SECONDS_PER_IMAGE
+        ).command()
         prefix, id_column = f"{out}data/", "id"
     known: dict[str, int] = {}
 
