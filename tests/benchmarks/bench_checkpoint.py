@@ -155,8 +155,9 @@ def killed_at_half(tool: str, server: MotoS3, bucket: S3Bucket, folder: Path, im
 
     def count() -> int:
         for key in bucket.keys(prefix):
-            if key not in known and key.endswith(".parquet"):
-                known[key] = pq.read_metadata(io.BytesIO(bucket.get(key))).num_rows
+            # Ray Data's files are there, empty, before they are written.
+            if key not in known and key.endswith(".parquet") and (content := bucket.get(key)):
+                known[key] = pq.read_metadata(io.BytesIO(content)).num_rows
         return sum(known.values())
 
     log = folder / f"{tool}.log"
@@ -237,7 +238,12 @@ def main() -> None:
     per_shard, sizes = (100, (100_000,)) if options.quick else (250, (100_000, 1_000_000, 10_000_000))
     images = noise_jpegs(per_shard)
     figures: dict[str, Any] = {}
-    rows = []
+    rows: list[list[str]] = []
+
+    def note(*cells: str) -> None:
+        rows.append(list(cells))
+        print(" | ".join(cells), flush=True)
+
     tools = ("sam3lt", "ray")
     with tempfile.TemporaryDirectory() as name, run_moto_s3(Path(name)) as server:
         folder, bucket = Path(name), server.new_bucket()
@@ -247,21 +253,19 @@ def main() -> None:
         total = NUM_SHARDS * per_shard
         killed = {tool: killed_at_half(tool, server, bucket, folder, total) for tool in tools}
         figures["killed"] = {tool: {**vars(one), "seen": vars(one.seen)} for tool, one in killed.items()}
-        rows.append([f"killed at half: read of {whole_mb:.1f} MB, MB", *(f"{killed[t].input_mb:.1f}" for t in tools)])
-        rows.append(["... s to the first new output", *(f"{killed[t].seen.first_s or 0:.1f}" for t in tools)])
-        rows.append(
-            [f"... rows of {total:,} (distinct)", *(f"{killed[t].rows:,} ({killed[t].distinct:,})" for t in tools)]
-        )
+        note(f"killed at half: read of {whole_mb:.1f} MB, MB", *(f"{killed[t].input_mb:.1f}" for t in tools))
+        note("... s to the first new output", *(f"{killed[t].seen.first_s or 0:.1f}" for t in tools))
+        note(f"... rows of {total:,}", *(f"{killed[t].rows:,}, {killed[t].distinct:,} different" for t in tools))
         before, after = killed_within_a_commit(server, bucket, folder)
         figures["within_a_commit"] = {"rows_before": before, "rows_after": after}
-        rows.append(["killed within a commit: rows lost, exit code 0", "0", f"{before - after:,}"])
+        note("killed within a commit: rows lost, exit code 0", "0", f"{before - after:,}")
         for size in sizes:
             seen = {tool: much_is_done(tool, size, folder / f"{tool}-{size}", images) for tool in tools}
             figures[f"done {size}"] = {tool: vars(one) for tool, one in seen.items()}
-            rows.append([f"{size:,} images done: driver, MB", *(f"{seen[t].driver_mb:,.0f}" for t in tools)])
-            rows.append(["... largest worker, MB", *(f"{seen[t].worker_mb:,.0f}" for t in tools)])
-            rows.append(["... s to the first new output", *(f"{seen[t].first_s or 0:.1f}" for t in tools)])
-            print(f"{size:,} done: { ({t: seen[t].worker for t in tools}) }, load {load_now()}", flush=True)
+            note(f"{size:,} images done: driver, MB", *(f"{seen[t].driver_mb:,.0f}" for t in tools))
+            note("... largest worker, MB", *(f"{seen[t].worker_mb:,.0f}" for t in tools))
+            note("... s to the first new output", *(f"{seen[t].first_s or 0:.1f}" for t in tools))
+            print({tool: seen[tool].worker for tool in tools}, "load", load_now(), flush=True)
     print_table(["", "sam3lt", "ray.data.checkpoint"], rows)
     finish(options, figures, load_before)
 

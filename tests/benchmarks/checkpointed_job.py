@@ -76,6 +76,7 @@ def main() -> None:
     )
     context = DataContext.get_current()
     context.enable_progress_bars = False
+    context.target_max_block_size = 500_000  # about 50 of the small images, as 128 MiB are of large ones
     context.checkpoint_config = CheckpointConfig(
         id_column="id",
         checkpoint_path=job.checkpoint,
