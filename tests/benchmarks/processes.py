@@ -49,17 +49,6 @@ def sample_memory(driver_pid: int, at: float) -> MemorySample:
     return MemorySample(at, *(sizes[part] for part in get_args(Part)))
 
 
-def resident_by_command(driver_pid: int) -> list[tuple[str, float]]:
-    """Name and MB of the driver ("") and of each Ray worker below it ("ray::...")."""
-    found = []
-    for pid in _with_descendants(driver_pid):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
-            if pid == driver_pid or command.startswith("ray::"):
-                found.append(("" if pid == driver_pid else command, _resident_mb(pid)))
-    return found
-
-
 def _part(command: str) -> Part:
     if not command.startswith("ray::"):
         return "ray"
