@@ -23,6 +23,7 @@ export_app = typer.Typer(help="Write a run's labels in another form.", no_args_i
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(export_app, name="export")
+    app.command("compact")(compact)
     app.command("evaluate")(evaluate)
     app.command("report")(report)
 
@@ -68,6 +69,46 @@ def export_coco(
 @export_app.callback()
 def _export() -> None:
     """Keeps ``coco`` a subcommand while it is the only format."""
+
+
+def compact(
+    run: RunLocation = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Folder or s3:// uri; default: exports/compact in the run."),
+    ] = None,
+    rows: Annotated[int | None, typer.Option("--rows", min=1, help="Rows per file, and not what fits --size.")] = None,
+    size_mb: Annotated[int, typer.Option("--size", min=1, metavar="MB", help="Size of a file.")] = 512,
+    incomplete: Annotated[bool, typer.Option("--incomplete", help="Take what an unfinished run has.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another compaction.")] = False,
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rewrite a run into few large Parquet files; the same command goes on where it was killed."""
+    uri, storage = locate_run(run, config, overrides)
+
+    from sam3lt_ray.exports.compact import DEFAULT_FOLDER, compact_run
+    from sam3lt_ray.labels.reading import RunReader
+    from sam3lt_ray.storage.store import open_store
+
+    store = open_store(uri, storage)
+    target = open_store(output if output is not None else store.location(DEFAULT_FOLDER), storage)
+    # With --rows the size does not decide.
+    summary = compact_run(
+        RunReader(store),
+        target,
+        max_rows=rows,
+        max_mb=size_mb if rows is None else None,
+        allow_incomplete=incomplete,
+        overwrite=overwrite,
+    )
+    if as_json:
+        print_json(asdict(summary))
+        return
+    part = "" if summary.complete else "; the run is not complete"
+    print(f"{summary.rows:,} images in {summary.files:,} files, {summary.size_bytes / 1e6:,.1f} MB{part}")
+    print(summary.location)
 
 
 def evaluate(

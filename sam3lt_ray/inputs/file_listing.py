@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import InputError, StorageError
@@ -16,6 +16,8 @@ from sam3lt_ray.storage.filesystem import describe_storage_failure, is_s3, local
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+    from sam3lt_ray.storage.s3_filesystem import PatientS3FileSystem
 
 _Result = TypeVar("_Result")
 
@@ -59,10 +61,12 @@ class FileListing:
 
 def file_extension(name: str) -> str:
     """Lower-case extension of a path without its dot, "" without one; compressed tars keep both parts."""
-    suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
-    if len(suffixes) > 1 and suffixes[-2] == ".tar":
-        return "".join(suffixes[-2:])[1:]
-    return suffixes[-1][1:] if suffixes else ""
+    # As pathlib tells suffixes, which is too slow for a million names.
+    base = name.rpartition("/")[2].lstrip(".").lower()
+    suffixes = [] if base.endswith(".") else base.split(".")[1:]
+    if len(suffixes) > 1 and suffixes[-2] == "tar":
+        return ".".join(suffixes[-2:])
+    return suffixes[-1] if suffixes else ""
 
 
 def list_files(uri: str, storage: StorageSettings) -> FileListing:
@@ -116,28 +120,35 @@ def check_bucket(uri: str, storage: StorageSettings) -> None:
 
 
 def _list_s3(uri: str, storage: StorageSettings) -> FileListing:
-    filesystem, path = open_filesystem(uri, storage)
+    opened, path = open_filesystem(uri, storage)
+    filesystem = cast("PatientS3FileSystem", opened)
     place = f"s3://{path}"
     if "/" in path and not uri.endswith("/"):
         info = explain_failure(lambda: _info_if_file(filesystem, path), uri, storage)
         if info is not None:
             return FileListing(place, True, (_listed_s3(path.rpartition("/")[2], path, info),))
-    found: dict[str, dict[str, Any]] = explain_failure(
-        lambda: filesystem.find(path, detail=True, withdirs=False), uri, storage
-    )
-    below = f"{path}/"
-    files = tuple(
-        _listed_s3(full.removeprefix(below), full, info)
-        for full, info in sorted(found.items())
-        if full.startswith(below) and not full.endswith("/") and _is_visible(full.removeprefix(below))
-    )
+    files = explain_failure(lambda: _files_below(filesystem, path), uri, storage)
     if not files:
         check_bucket(uri, storage)
         raise InputError(
             f"There is nothing below {below_uri(place)}. Check the path (S3 tells upper from lower case), and that "
             "storage.endpoint_url is the right server."
         )
-    return FileListing(place, False, files)
+    return FileListing(place, False, tuple(files))
+
+
+def _files_below(filesystem: PatientS3FileSystem, path: str) -> list[ListedFile]:
+    """Visible files, sorted by name; nothing else is kept of a page, since there may be a thousand of them."""
+    bucket, _, prefix = path.partition("/")
+    below = f"{prefix}/" if prefix else ""
+    files = [
+        _listed_s3(name, f"{bucket}/{item['Key']}", item)
+        for page in filesystem.list_pages(bucket, below)
+        for item in page
+        if (name := item["Key"].removeprefix(below)) and not name.endswith("/") and _is_visible(name)
+    ]
+    files.sort(key=lambda file: file.name)
+    return files
 
 
 def below_uri(uri: str) -> str:
@@ -156,7 +167,7 @@ def _info_if_file(filesystem: AbstractFileSystem, path: str) -> dict[str, Any] |
 
 
 def _listed_s3(name: str, path: str, info: dict[str, Any]) -> ListedFile:
-    size = info.get("size")
+    size = info.get("size", info.get("Size"))
     return ListedFile(name, f"s3://{path}", None if size is None else int(size), file_version(info))
 
 

@@ -33,6 +33,7 @@ class LabeledImage:
         presence: Probability that the label is in the image, by label id, for every label that was asked.
         saturated: Ids of labels of which there may be more than was found.
         instances: Everything with a score above the floor, best first within a label.
+        side_files: Other members of the shard with this key.
     """
 
     image_id: str
@@ -47,6 +48,7 @@ class LabeledImage:
     presence: dict[int, float]
     saturated: tuple[int, ...]
     instances: tuple[Instance, ...]
+    side_files: tuple[str, ...] = ()
 
 
 def images_of_table(table: pa.Table) -> Iterator[LabeledImage]:
@@ -62,6 +64,7 @@ def images_of_table(table: pa.Table) -> Iterator[LabeledImage]:
         presence,
         map(tuple, _split(*_list_values(table, "saturated"))),
         map(tuple, _instances_by_row(table)),
+        (tuple(names or ()) for names in table.column("side_files").to_pylist()),
     ]
     for values in zip(*columns, strict=True):
         yield LabeledImage(*values)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
@@ -16,67 +15,47 @@ from typing import Final
 from sam3lt_ray.labels.footer import read_counts
 from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.rows import UnitCounts
+from sam3lt_ray.labels.totals import RunTotals, file_id
 from sam3lt_ray.storage.coverage import Coverage
-from sam3lt_ray.storage.ledger import UnitFile, parse_unit_path
+from sam3lt_ray.storage.ledger import UnitFile
 
-_CHUNK: Final = 2_000  # units whose footers are in memory at a time
-
-
-@dataclass(slots=True)
-class SeenCounts:
-    """Counts of files that need not be opened, because this process has just made them.
-
-    Attributes:
-        paths: The files.
-        errors: Errors by kind of those among them that have any.
-        instances: Instances of all of them together, by layer and label.
-    """
-
-    paths: set[str] = field(default_factory=set)
-    errors: dict[str, Mapping[str, int]] = field(default_factory=dict)
-    instances: dict[str, Counter[int]] = field(default_factory=dict)
-
-    def add(self, path: str, counts: UnitCounts) -> None:
-        """Remember a file."""
-        unit = parse_unit_path(path)
-        assert unit is not None
-        self.paths.add(path)
-        if counts.errors:
-            self.errors[path] = counts.errors
-        self.instances.setdefault(unit.layer, Counter()).update(counts.instances)
+_CHUNK: Final = 2_000  # files whose footers are read at a time
 
 
-def joined_counts(reader: RunReader, coverage: Coverage, seen: SeenCounts | None = None) -> UnitCounts:
+def joined_counts(
+    reader: RunReader, coverage: Coverage, totals: RunTotals, *, max_reads: int | None = None
+) -> UnitCounts | None:
     """Images, errors by kind and instances by label of everything that is committed and wanted.
 
     Args:
         reader: The run.
         coverage: What is committed.
-        seen: What needs no reading.
+        totals: What is known without reading; takes in what had to be read.
+        max_reads: Files to open at most; the rest is left to the next call.
+
+    Returns:
+        None when there was more to read than ``max_reads``.
     """
-    if seen is None or any(coverage.is_asked_twice(units) for units in _shards(coverage)):
-        seen = SeenCounts()
-    images, errors, instances = 0, Counter[str](), Counter[int]()
-    for units, counts in _with_counts(reader, coverage, seen):
-        if coverage.is_asked_twice(units):
-            for image in reader.iter_shard(units, coverage):
-                images += 1
-                errors.update([str(image.error_kind)] if image.status == "error" else [])
-                instances.update(found.label_id for found in image.instances)
-            continue
+    totals.forget_missing(coverage.all_paths())
+    unknown = totals.unknown([path for unit in coverage.iter_units() for path in unit.paths])
+    chosen = unknown[:max_reads]
+    for start in range(0, len(chosen), _CHUNK):
+        some = chosen[start : start + _CHUNK]
+        for path, counts in zip(some, read_counts(reader.store, some), strict=True):
+            totals.add(path, counts)
+    if len(chosen) < len(unknown):
+        return None
+    if any(coverage.is_asked_twice(units) for units in _shards(coverage)):
+        return _read_rows(reader, coverage)
+    known_errors, images, errors, instances = totals.errors(), 0, Counter[str](), Counter[int]()
+    for units in _shards(coverage):
         images += _num_images(units)
-        errors.update(_errors(reader, units, counts))
-        for unit in units:
-            for path in unit.paths:
-                instances.update(_wanted(counts[path].instances, coverage.answers[unit.layer]))
-    for layer, of_layer in seen.instances.items():
-        instances.update(_wanted(of_layer, coverage.answers.get(layer, frozenset())))
+        if known_errors:
+            errors.update(_errors(reader, units, known_errors))
+    for layer, of_layer in totals.instances().items():
+        wanted = coverage.answers.get(layer, frozenset())
+        instances.update({label_id: count for label_id, count in of_layer.items() if label_id in wanted})
     return UnitCounts(images, dict(errors), dict(instances))
-
-
-def num_unseen(coverage: Coverage, seen: SeenCounts) -> int:
-    """How many files :func:`joined_counts` would have to open."""
-    return sum(1 for unit in coverage.iter_units() for path in unit.paths if path not in seen.paths)
 
 
 def failed_rows(reader: RunReader, unit: UnitFile) -> dict[int, str]:
@@ -86,39 +65,20 @@ def failed_rows(reader: RunReader, unit: UnitFile) -> dict[int, str]:
     return {int(index): str(kind) for index, status, kind in rows if status == "error"}
 
 
-def _wanted(instances: Mapping[int, int], label_ids: frozenset[int]) -> dict[int, int]:
-    return {label_id: count for label_id, count in instances.items() if label_id in label_ids}
-
-
-def _with_counts(
-    reader: RunReader, coverage: Coverage, seen: SeenCounts
-) -> Iterator[tuple[list[UnitFile], Mapping[str, UnitCounts]]]:
-    """The units of each shard with the counts in their footers."""
-    for shards in _chunks(coverage):
-        paths = [path for units in shards for unit in units for path in unit.paths]
-        unseen = [path for path in paths if path not in seen.paths]
-        counts = {path: UnitCounts(errors=seen.errors.get(path, {})) for path in paths}
-        counts |= zip(unseen, read_counts(reader.store, unseen), strict=True)
-        for units in shards:
-            yield units, counts
+def _read_rows(reader: RunReader, coverage: Coverage) -> UnitCounts:
+    """The same from every row: where two layers answer the same label, sums do not say which answer counts."""
+    images, errors, instances = 0, Counter[str](), Counter[int]()
+    for units in _shards(coverage):
+        for image in reader.iter_shard(units, coverage):
+            images += 1
+            errors.update([str(image.error_kind)] if image.status == "error" else [])
+            instances.update(found.label_id for found in image.instances)
+    return UnitCounts(images, dict(errors), dict(instances))
 
 
 def _shards(coverage: Coverage) -> Iterator[list[UnitFile]]:
     for _, units in groupby(coverage.iter_units(), key=attrgetter("shard_dir")):
         yield list(units)
-
-
-def _chunks(coverage: Coverage) -> Iterator[list[list[UnitFile]]]:
-    """Whole shards, together about ``_CHUNK`` units."""
-    chunk: list[list[UnitFile]] = []
-    num_units = 0
-    for units in _shards(coverage):
-        chunk.append(units)
-        num_units += len(units)
-        if num_units >= _CHUNK:
-            yield chunk
-            chunk, num_units = [], 0
-    yield chunk
 
 
 def _num_images(units: Sequence[UnitFile]) -> int:
@@ -130,12 +90,12 @@ def _num_images(units: Sequence[UnitFile]) -> int:
     return count
 
 
-def _errors(reader: RunReader, units: Sequence[UnitFile], counts: Mapping[str, UnitCounts]) -> Mapping[str, int]:
-    with_errors = [unit for unit in units if counts[unit.path].errors]
-    if len({unit.layer for unit in with_errors}) <= 1 and not any(unit.num_retries for unit in with_errors):
-        return sum((Counter(counts[unit.path].errors) for unit in with_errors), Counter())
-    kinds: dict[int, str] = {}
-    for unit in sorted(with_errors, key=lambda unit: int(unit.layer)):
+def _errors(reader: RunReader, units: Sequence[UnitFile], known: Mapping[int, Mapping[str, int]]) -> Mapping[str, int]:
+    kinds_of = {unit: kinds for unit in units if (kinds := known.get(file_id(unit.path)))}
+    if len({unit.layer for unit in kinds_of}) <= 1 and not any(unit.num_retries for unit in kinds_of):
+        return sum((Counter(kinds) for kinds in kinds_of.values()), Counter())
+    by_index: dict[int, str] = {}
+    for unit in sorted(kinds_of, key=lambda unit: int(unit.layer)):
         for index, kind in failed_rows(reader, unit).items():
-            kinds.setdefault(index, kind)
-    return Counter(kinds.values())
+            by_index.setdefault(index, kind)
+    return Counter(by_index.values())

@@ -223,6 +223,7 @@ def join_layers(answers: Sequence[LayerAnswer]) -> LabeledImage:
         presence={label_id: value for layer in layers for label_id, value in layer.presence.items()},
         saturated=tuple(label_id for layer in layers for label_id in layer.saturated),
         instances=tuple(instance for layer in layers for instance in layer.instances),
+        side_files=first.side_files,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sam3lt_ray.labels.joined_counts import joined_counts
 from sam3lt_ray.labels.reading import RunReader
+from sam3lt_ray.labels.totals import RunTotals
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.layers import questions_of, read_layers
 from sam3lt_ray.storage.ledger import LABELS_PREFIX, parse_unit_path
@@ -73,7 +74,7 @@ class RunState:
 
 
 def read_run_state(store: RunStore) -> RunState:
-    """Read how far a run is; opens the footers of unit files, no rows.
+    """Read how far a run is; opens the footers of those units that no start has added up yet, no rows.
 
     Raises:
         InputError: There is no run here.
@@ -85,7 +86,8 @@ def read_run_state(store: RunStore) -> RunState:
     files = [item for item in store.list(LABELS_PREFIX) if parse_unit_path(item.path) is not None]
     coverage = Coverage(read_layers(store, run), questions_of(labels), editions_of(shards))
     coverage.add_paths([item.path for item in files])
-    counts = joined_counts(reader, coverage)
+    counts = joined_counts(reader, coverage, RunTotals.load(store, is_kept=False))
+    assert counts is not None  # as much was read as there is to read
     done = sum(1 for shard in shards if labels and not coverage.gaps(shard))
     names = {label.id: label.name for label in labels}
     return RunState(

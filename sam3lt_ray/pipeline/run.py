@@ -18,6 +18,7 @@ from sam3lt_ray.errors import (
     StorageUnavailableError,
     UsageError,
 )
+from sam3lt_ray.labels.totals import RunTotals
 from sam3lt_ray.pipeline.actors import LabelJob, UnitOutcome
 from sam3lt_ray.pipeline.cluster import ActorResources, plan_actors, ray_session
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
@@ -125,6 +126,7 @@ class _Session:
         self._verbose = verbose
         self._tally = SessionTally()
         self._budget = ErrorBudget(prepared.config.errors.max_error_fraction)
+        self._totals = RunTotals.load(prepared.store)
         self._resources: ActorResources | None = None
         self._lost_in_a_row = 0
         self._last_loss: str | None = None
@@ -161,6 +163,7 @@ class _Session:
             self._lease.confirm()
             for path in reversed(unit.paths):
                 self._prepared.store.delete(path)
+        self._totals.forget_missing(coverage.all_paths())
         return coverage
 
     def _announce(self, coverage: Coverage, work: list[LayerWork]) -> None:
@@ -230,7 +233,9 @@ class _Session:
             before = self._tally.units, read_notes(store, layer)
             if not self._sweep(work, careful=careful):
                 return None
-            work = work.remaining(self._prepared.coverage())
+            coverage = self._prepared.coverage()
+            self._totals.forget_missing(coverage.all_paths())
+            work = work.remaining(coverage)
             # A careful pass that commits nothing may still have found out more about what kills its process: each death
             # is noted, and two deaths exclude an image, so this ends.
             after = self._tally.units, read_notes(store, layer)
@@ -263,6 +268,8 @@ class _Session:
                 continue
             self._lost_in_a_row = 0
             self._tally.add(outcome)
+            if outcome.created:
+                self._totals.add(outcome.path, outcome.counts)
             self._budget.add(outcome.shard, outcome.counts)
             counts = outcome.counts
             self._listener.unit_done(images=counts.images, errors=counts.num_errors, instances=counts.num_instances)
@@ -336,6 +343,7 @@ class _Session:
             message,
             self._tally,
             coverage=coverage,
+            totals=self._totals,
             label_names={label.id: label.name for label in self._prepared.vocabulary.labels},
             num_actors=self._resources.num_actors if self._resources else 0,
             device=self._resources.device if self._resources else "none",

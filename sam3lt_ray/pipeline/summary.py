@@ -11,9 +11,10 @@ from typing import Any, Final, Literal
 
 from sam3lt_ray import __version__
 from sam3lt_ray.errors import EXIT_DONE, EXIT_FAILED, EXIT_OVER_ERROR_BUDGET, EXIT_RETRY
-from sam3lt_ray.labels.joined_counts import SeenCounts, joined_counts, num_unseen
+from sam3lt_ray.labels.joined_counts import joined_counts
 from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.rows import UnitCounts
+from sam3lt_ray.labels.totals import RunTotals
 from sam3lt_ray.pipeline.actors import UnitOutcome
 from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.storage.coverage import Coverage
@@ -30,7 +31,8 @@ EXIT_CODES: Final[Mapping[RunStatus, int]] = {
     "failed": EXIT_FAILED,
 }
 _PACKAGES: Final = ("ray", "torch", "transformers", "pyarrow", "s3fs", "pillow", "pycocotools", "numpy")
-# Totals need one small read for each unit this session did not make itself; beyond this many they are left out.
+# Units whose counts nobody kept, because their driver was killed or is of an older version: more are left to the
+# next starts, and until then the summary has no totals.
 _MAX_FOOTER_READS: Final = 20_000
 _NAMED_CAUSES: Final = 10
 
@@ -61,7 +63,6 @@ class SessionTally:
     passes: int = 0
     first_unit_started_at: float | None = None
     last_unit_at: float | None = None
-    seen: SeenCounts = field(default_factory=SeenCounts)
 
     def add(self, outcome: UnitOutcome) -> None:
         """Count a unit that has just been committed."""
@@ -78,7 +79,6 @@ class SessionTally:
             return
         self.counts = self.counts + outcome.counts
         self.bytes_written += outcome.num_bytes
-        self.seen.add(outcome.path, outcome.counts)
 
     def labeling_s(self) -> float:
         """Seconds from the first unit's start to the last unit's commit; start-up is not in it."""
@@ -114,6 +114,7 @@ def summarize(
     tally: SessionTally,
     *,
     coverage: Coverage,
+    totals: RunTotals,
     label_names: Mapping[int, str],
     num_actors: int,
     device: str,
@@ -129,6 +130,7 @@ def summarize(
         message: One sentence for a person.
         tally: This session's numbers.
         coverage: What is committed of the run.
+        totals: What is known of it without reading; what had to be read is kept there.
         label_names: Name by label id.
         num_actors: Size of the actor pool.
         device: "cuda" or "cpu".
@@ -137,7 +139,8 @@ def summarize(
         max_error_fraction: Share of error rows, of the run so far, above which "done" becomes "over_error_budget".
     """
     labeling_s = tally.labeling_s()
-    total = _total_counts(store, tally, coverage)
+    total = joined_counts(RunReader(store), coverage, totals, max_reads=_MAX_FOOTER_READS)
+    totals.save()
     if status == "done":
         status, message = _judge_errors(total or tally.counts, max_error_fraction, message)
     causes = _commonest_causes(tally.counts)
@@ -187,13 +190,6 @@ def _commonest_causes(counts: UnitCounts) -> list[dict[str, Any]]:
     commonest = sorted(counts.causes.items(), key=lambda item: (-item[1], item[0]))[:_NAMED_CAUSES]
     split = ((cause.partition(": "), images) for cause, images in commonest)
     return [{"kind": kind, "cause": cause, "images": images} for (kind, _, cause), images in split]
-
-
-def _total_counts(store: RunStore, tally: SessionTally, coverage: Coverage) -> UnitCounts | None:
-    """Counts of the whole run: this session's from memory, the others' from their files' footers."""
-    if num_unseen(coverage, tally.seen) > _MAX_FOOTER_READS:
-        return None
-    return joined_counts(RunReader(store), coverage, tally.seen)
 
 
 def _images(counts: UnitCounts) -> dict[str, int]:

@@ -118,6 +118,14 @@ class Coverage:
             if self._is_present(shard_dir):
                 yield from self._wanted_units(shard_dir)
 
+    def all_paths(self) -> Iterator[str]:
+        """Every committed file of a present content, in whatever layer."""
+        for ledger in self._ledgers.values():
+            for shard_dir in ledger.shard_dirs():
+                if self._is_present(shard_dir):
+                    for unit in ledger.unit_files(shard_dir):
+                        yield from unit.paths
+
     def is_asked_twice(self, units: Iterable[UnitFile]) -> bool:
         """Whether two of a shard's units ask the same images for the same label.
 

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import BinaryIO, Final, cast
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import StorageError
@@ -92,20 +92,20 @@ class S3Store:
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
         """All files below a directory, by one request for 1,000 of them."""
         base = f"{self._root}/" if self._root else ""
-        request = {"Bucket": self._bucket, "Prefix": base + "".join(part + "/" for part in checked_prefix(prefix))}
+        below = base + "".join(part + "/" for part in checked_prefix(prefix))
         found: list[StoredFile] = []
-        while True:
-            page = self._list_page(request)
-            for item in page.get("Contents", ()):
-                # Some tools mark directories by empty objects.
-                if not item["Key"].endswith("/"):
-                    path = item["Key"].removeprefix(base)
-                    found.append(StoredFile(path, int(item["Size"]), item["LastModified"].timestamp()))
-            if not page.get("IsTruncated"):
-                break
-            request["ContinuationToken"] = page["NextContinuationToken"]
+        try:
+            for page in self._filesystem.list_pages(self._bucket, below):
+                for item in page:
+                    # Some tools mark directories by empty objects.
+                    if not item["Key"].endswith("/"):
+                        path = item["Key"].removeprefix(base)
+                        found.append(StoredFile(path, int(item["Size"]), item["LastModified"].timestamp()))
+        except Exception as error:
+            raise describe_storage_failure(error, f"s3://{self._bucket}/{below}", self._storage) from None
         # AWS sorts by bytes, servers that keep real directories sort directory by directory.
-        yield from sorted(found, key=lambda file: file.path)
+        found.sort(key=lambda file: file.path)
+        yield from found
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file."""
@@ -145,14 +145,6 @@ class S3Store:
                 "Use smaller units (input.images_per_unit)."
             )
         self._filesystem.call_s3("put_object", Bucket=self._bucket, Key=self._key(path), Body=data, **condition)
-
-    def _list_page(self, request: dict[str, str]) -> dict[str, Any]:
-        try:
-            page: dict[str, Any] = self._filesystem.call_s3("list_objects_v2", **request)
-        except Exception as error:
-            place = f"s3://{request['Bucket']}/{request['Prefix']}"
-            raise describe_storage_failure(error, place, self._storage) from None
-        return page
 
     @contextmanager
     def _explained(self, path: str, *, may_be_missing: bool = False) -> Iterator[None]:

@@ -8,10 +8,11 @@ import numpy as np
 
 from sam3lt_ray.labels.counting import summarize
 from sam3lt_ray.labels.footer import read_counts
-from sam3lt_ray.labels.joined_counts import SeenCounts, joined_counts, num_unseen
+from sam3lt_ray.labels.joined_counts import joined_counts
 from sam3lt_ray.labels.reading import LabeledImage, RunReader
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.labels.status import read_run_state
+from sam3lt_ray.labels.totals import RunTotals
 from sam3lt_ray.records import UnitRange
 from sam3lt_ray.storage.ledger import UnitFile, shard_directory
 from sam3lt_ray.storage.run_directory import encode_json
@@ -49,13 +50,14 @@ def _check(store: RunStore, expected: UnitCounts) -> None:
     """Every way of counting agrees."""
     reader = RunReader(store)
     coverage = reader.coverage()
-    assert joined_counts(reader, coverage) == expected
-    seen = SeenCounts()
-    for unit in coverage.iter_units():
+    totals = RunTotals(store, is_kept=False)
+    for unit in coverage.iter_units():  # as a start has counted them before somebody retried their errors
         for path in unit.paths[:1]:
-            seen.add(path, *read_counts(store, [path]))
-    assert num_unseen(coverage, seen) == sum(unit.num_retries for unit in coverage.iter_units())
-    assert joined_counts(reader, coverage, seen) == expected
+            totals.add(path, *read_counts(store, [path]))
+    assert joined_counts(reader, coverage, totals) == expected
+    assert totals.unknown([path for unit in coverage.iter_units() for path in unit.paths]) == []
+    assert joined_counts(reader, coverage, totals) == expected
+    assert joined_counts(reader, coverage, RunTotals(store, is_kept=False)) == expected
     counts = summarize(reader)
     assert (counts.images, counts.errors_by_kind) == (expected.images, expected.errors)
     assert {id_: label.instances for id_, label in counts.labels.items() if label.instances} == expected.instances
