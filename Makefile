@@ -3,6 +3,7 @@
 #   make test     all tests
 #   make check    format, lint, types, import rule, dependencies: what CI checks besides the tests
 #   make bench    benchmarks
+#   make check-schedulers   infra's scheduler examples, each loaded by its scheduler (downloads them: about 2 GB of disk)
 # PYTHON names the interpreter that makes the environment (3.11 or newer), VENV where it goes.
 
 SHELL := /bin/bash
@@ -10,7 +11,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-unit test-rest format bench clean
-.PHONY: check check-lint check-format check-types check-imports check-dependencies
+.PHONY: check check-lint check-format check-types check-imports check-dependencies check-schedulers
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -80,6 +81,20 @@ format: $(VENV)/.tools
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# Each scheduler has an environment of its own: none of them goes with another one, or with ours.
+SCHEDULERS := airflow argo dagster skypilot
+check-schedulers: $(SCHEDULERS:%=check-scheduler-%)
+
+check-scheduler-%: $(VENV)-schedulers/%/.ready
+	@$(VENV)-schedulers/$*/bin/python infra/check_schedulers.py $*
+
+.PRECIOUS: $(VENV)-schedulers/%/.ready
+$(VENV)-schedulers/%/.ready: infra/%/requirements.txt
+	@echo "Installing $* for infra/$*"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip --disable-pip-version-check install --quiet --requirement $<
+	@touch $@
+
 bench: $(VENV)/.tools
 	@echo "== sam3lt bench --quick"; $(BIN)/sam3lt bench --quick
 	@shopt -s nullglob; found=(tests/benchmarks/bench_*.py); \
@@ -87,4 +102,4 @@ bench: $(VENV)/.tools
 	for file in "$${found[@]}"; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build *.egg-info
+	rm -rf $(VENV) $(VENV)-schedulers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build *.egg-info
