@@ -24,7 +24,7 @@ from tests.command_lines import own_arguments, parse
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sam3lt_ray"
 # Not the changelog: it may speak of what is gone.
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "infra/README.md")
 # Files of a run directory, whose first part is also the name of a folder of the package.
 RUN_FILES = {"exports/coco/instances.json", "report/index.html"}
 
@@ -114,7 +114,7 @@ def exists(path: str) -> bool:
 
 @pytest.mark.parametrize(("document", "target"), sorted(set(relative_links())))
 def test_relative_links_lead_somewhere(document: str, target: str) -> None:
-    assert (ROOT / target).exists(), f"{document} links to {target}, which does not exist"
+    assert (ROOT / document).parent.joinpath(target).exists(), f"{document} links to {target}, which does not exist"
 
 
 @pytest.mark.parametrize(("document", "path"), sorted(set(mentioned_paths())))
