@@ -3,7 +3,7 @@
 #   make test     all tests
 #   make check    format, lint, types, import rule, dependencies: what CI checks besides the tests
 #   make bench    benchmarks
-#   make check-schedulers   infra's scheduler examples, each loaded by its scheduler (downloads them: about 2 GB of disk)
+#   make check-schedulers   infra's scheduler examples, each loaded by its scheduler (downloads them: 1.2 GB of disk)
 # PYTHON names the interpreter that makes the environment (3.11 or newer), VENV where it goes.
 
 SHELL := /bin/bash
