@@ -3,6 +3,7 @@
 #   make test     all tests
 #   make check    format, lint, types, import rule, dependencies: what CI checks besides the tests
 #   make bench    benchmarks
+#   make test-cluster       jobs submitted to a Ray cluster of three nodes, stopped and continued
 #   make check-schedulers   infra's scheduler examples, each loaded by its scheduler (downloads them: 1.2 GB of disk)
 # PYTHON names the interpreter that makes the environment (3.11 or newer), VENV where it goes.
 
@@ -10,7 +11,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit test-rest format bench clean
+.PHONY: help demo test test-unit test-rest test-cluster format bench clean
 .PHONY: check check-lint check-format check-types check-imports check-dependencies check-schedulers
 
 VENV ?= .venv
@@ -65,7 +66,12 @@ check: check-lint check-format check-types check-imports check-dependencies
 check-lint: $(VENV)/.tools
 	@echo "ruff check"; $(BIN)/ruff check .
 
-check-format: $(VENV)/.tools
+check-# Jobs on a cluster of a head and two workers need Ray's job server, which nothing else here does.
+test-cluster: $(VENV)/.tools
+	@$(PIP) 'ray[default]'
+	@$(BIN)/python -m pytest tests/integration/test_cluster_job.py $(PYTEST_OPTIONS)
+
+format: $(VENV)/.tools
 	@echo "ruff format --check"; $(BIN)/ruff format --check .
 
 check-types: $(VENV)/.tools
