@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from sam3lt_ray.terminal import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -150,7 +152,7 @@ class LogProgress:
 
     def message(self, text: str) -> None:
         """See :class:`ProgressListener`."""
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
     def finish(self) -> None:
         """See :class:`ProgressListener`."""
@@ -194,7 +196,7 @@ class TerminalProgress:
 
     def message(self, text: str) -> None:
         """See :class:`ProgressListener`."""
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(printable(text), markup=False, highlight=False)
 
     def finish(self) -> None:
         """See :class:`ProgressListener`."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sam3lt_ray.commands.options import AsJson, print_json
+from sam3lt_ray.commands.options import AsJson, print_json, print_text
 
 
 def register(app: typer.Typer) -> None:
@@ -31,5 +31,5 @@ def demo(
     if as_json:
         print_json(report.to_json())
     else:
-        print(report.to_text().rstrip("\n"))
+        print_text(report.to_text().rstrip("\n"))
     raise typer.Exit(report.exit_code)

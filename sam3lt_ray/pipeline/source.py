@@ -10,8 +10,10 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from sam3lt_ray.errors import Sam3ltError
+from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
 from sam3lt_ray.stages.unit_table import UNIT_SCHEMA, unit_to_table
+from sam3lt_ray.terminal import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,4 +77,4 @@ class _ReadShards:
                 for unit in self._reader(work):
                     yield unit_to_table(unit)
             except Sam3ltError as error:
-                logger.warning("shard %s: %s", work.shard.name, error)
+                logger.warning("shard %r: %s", work.shard.name, printable(without_credentials(str(error))))

@@ -24,7 +24,7 @@ from tests.command_lines import own_arguments, parse
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sam3lt_ray"
 # Not the changelog: it may speak of what is gone.
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "infra/README.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "infra/README.md")
 # Files of a run directory, whose first part is also the name of a folder of the package.
 RUN_FILES = {"exports/coco/instances.json", "report/index.html"}
 
