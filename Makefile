@@ -61,6 +61,11 @@ test-unit: $(VENV)/.tools
 test-rest: $(VENV)/.tools
 	@$(BIN)/python -m pytest tests --ignore tests/unit $(PYTEST_OPTIONS)
 
+# Jobs on a cluster of a head and two workers need Ray's job server, which nothing else here does.
+test-cluster: $(VENV)/.tools
+	@$(PIP) 'ray[default]'
+	@$(BIN)/python -m pytest tests/integration/test_cluster_job.py $(PYTEST_OPTIONS)
+
 # Half an hour and more: many trials of each fault. FAULTS_JSON=FILE keeps the table.
 faults: $(VENV)/.tools
 	@$(BIN)/python -m pytest tests/faults --faults-long $(if $(FAULTS_JSON),--faults-json $(FAULTS_JSON)) $(PYTEST_OPTIONS)
@@ -71,12 +76,7 @@ check: check-lint check-format check-types check-imports check-dependencies
 check-lint: $(VENV)/.tools
 	@echo "ruff check"; $(BIN)/ruff check .
 
-check-# Jobs on a cluster of a head and two workers need Ray's job server, which nothing else here does.
-test-cluster: $(VENV)/.tools
-	@$(PIP) 'ray[default]'
-	@$(BIN)/python -m pytest tests/integration/test_cluster_job.py $(PYTEST_OPTIONS)
-
-format: $(VENV)/.tools
+check-format: $(VENV)/.tools
 	@echo "ruff format --check"; $(BIN)/ruff format --check .
 
 check-types: $(VENV)/.tools
