@@ -4,14 +4,16 @@
 #   make faults   the long form of tests/faults, with a table of what was inflicted and what it cost
 #   make check    format, lint, types, import rule, dependencies: what CI checks besides the tests
 #   make bench    benchmarks
+#   make test-cluster       jobs submitted to a Ray cluster of three nodes, stopped and continued
+#   make check-schedulers   infra's scheduler examples, each loaded by its scheduler (downloads them: 1.2 GB of disk)
 # PYTHON names the interpreter that makes the environment (3.11 or newer), VENV where it goes.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit test-rest faults format bench clean
-.PHONY: check check-lint check-format check-types check-imports check-dependencies
+.PHONY: help demo test test-unit test-rest test-cluster faults format bench clean
+.PHONY: check check-lint check-format check-types check-imports check-dependencies check-schedulers
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -59,6 +61,11 @@ test-unit: $(VENV)/.tools
 test-rest: $(VENV)/.tools
 	@$(BIN)/python -m pytest tests --ignore tests/unit $(PYTEST_OPTIONS)
 
+# Jobs on a cluster of a head and two workers need Ray's job server, which nothing else here does.
+test-cluster: $(VENV)/.tools
+	@$(PIP) 'ray[default]'
+	@$(BIN)/python -m pytest tests/integration/test_cluster_job.py $(PYTEST_OPTIONS)
+
 # Half an hour and more: many trials of each fault. FAULTS_JSON=FILE keeps the table.
 faults: $(VENV)/.tools
 	@$(BIN)/python -m pytest tests/faults --faults-long $(if $(FAULTS_JSON),--faults-json $(FAULTS_JSON)) $(PYTEST_OPTIONS)
@@ -85,6 +92,20 @@ format: $(VENV)/.tools
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# Each scheduler has an environment of its own: none of them goes with another one, or with ours.
+SCHEDULERS := airflow argo dagster skypilot
+check-schedulers: $(SCHEDULERS:%=check-scheduler-%)
+
+check-scheduler-%: $(VENV)-schedulers/%/.ready
+	@$(VENV)-schedulers/$*/bin/python infra/check_schedulers.py $*
+
+.PRECIOUS: $(VENV)-schedulers/%/.ready
+$(VENV)-schedulers/%/.ready: infra/%/requirements.txt
+	@echo "Installing $* for infra/$*"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip --disable-pip-version-check install --quiet --requirement $<
+	@touch $@
+
 bench: $(VENV)/.tools
 	@echo "== sam3lt bench --quick"; $(BIN)/sam3lt bench --quick
 	@shopt -s nullglob; found=(tests/benchmarks/bench_*.py); \
@@ -92,4 +113,4 @@ bench: $(VENV)/.tools
 	for file in "$${found[@]}"; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build *.egg-info
+	rm -rf $(VENV) $(VENV)-schedulers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build *.egg-info

@@ -23,6 +23,8 @@ CPUS_PER_CPU_ACTOR: Final = 4.0
 READ_CPUS: Final = 0.5
 COMMIT_CPUS: Final = 0.1
 _SHARE_OF_ONE_CPU: Final = 1.0 - READ_CPUS - COMMIT_CPUS
+# Of an actor whose node is still to come, unless compute.cpus_per_actor says more: it fits beside every GPU.
+_CPUS_OF_AN_AWAITED_ACTOR: Final = 1.0
 # The demo has 15 MB, published checkpoints have hundreds. The threads of a small model wait for each other whenever
 # something else takes a core for a moment; processes with one thread each do not.
 SMALL_CHECKPOINT_BYTES: Final = 100_000_000
@@ -58,26 +60,30 @@ class ActorResources:
 
 
 @contextmanager
-def ray_session(settings: ComputeSettings, *, verbose: bool = False) -> Iterator[None]:
+def ray_session(settings: ComputeSettings, *, verbose: bool = False) -> Iterator[bool]:
     """Ray for the time of a run: the one this process has joined, a cluster that was named, or a local one.
 
     A cluster is named by ``compute.ray_address`` or by RAY_ADDRESS, which ``ray job submit`` sets ("auto" finds the one
     this machine belongs to). None is ever guessed: on a shared machine that would be somebody else's. A local Ray is
     stopped at the end; one that was found is left running.
 
+    Yields:
+        Whether it is a cluster that was named, which may grow; a local Ray never does.
+
     Raises:
         UsageError: The named cluster does not answer.
     """
     if ray.is_initialized():
-        yield
+        yield False
         return
     level = logging.INFO if verbose else logging.ERROR
     # Ray Data reports every lost block with a traceback; what is missing is told at the end, with its reason.
     logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.CRITICAL)
     with nullcontext() if verbose else quiet_native_stderr():
-        _connect(settings.ray_address or os.environ.get("RAY_ADDRESS") or "local", level, log_to_driver=verbose)
+        address = settings.ray_address or os.environ.get("RAY_ADDRESS") or "local"
+        _connect(address, level, log_to_driver=verbose)
         try:
-            yield
+            yield address != "local"
         finally:
             ray.shutdown()
 
@@ -145,22 +151,29 @@ def _without_reading(cpus: float, num_nodes: int) -> float:
     return max(cpus - num_nodes, _SHARE_OF_ONE_CPU * cpus)
 
 
-def plan_actors(settings: ComputeSettings, weight_bytes: int) -> ActorResources:
+def plan_actors(settings: ComputeSettings, weight_bytes: int, *, may_grow: bool = False) -> ActorResources:
     """Fit the actor pool to the cluster as it is now.
 
     Args:
         settings: What is explicit there stays as it is.
         weight_bytes: Size of the checkpoint's weight files; on CPUs a small model gets other actors than a large one.
+        may_grow: The cluster may get more nodes. Then as many GPU actors as compute.actors says are asked for, whether
+            their GPUs are there or not; ``device: auto`` and ``actors: auto`` count what is there.
 
     Raises:
         UsageError: The configuration asks for a device the cluster does not have.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     with_gpus = _Nodes.of([node for node in nodes if node.get("GPU")])
+    if may_grow and settings.device == "cuda" and isinstance(settings.actors, int):
+        missing = settings.actors * settings.gpus_per_actor - with_gpus.gpus
+        if missing > 0:
+            return _awaited_gpu_actors(settings, settings.actors)
     if settings.device == "cuda" and with_gpus.gpus < settings.gpus_per_actor:
         raise UsageError(
             f"compute.device is cuda and compute.gpus_per_actor is {settings.gpus_per_actor:g}, but the cluster has "
-            f"{with_gpus.gpus:g} GPUs. Use compute.device: auto, or a cluster with GPUs."
+            f"{with_gpus.gpus:g} GPUs. Use compute.device: auto, or a cluster with GPUs; where an autoscaler brings "
+            "them on demand, say for how many: compute.actors."
         )
     if settings.device != "cpu" and with_gpus.gpus >= settings.gpus_per_actor:
         return _gpu_actors(settings, with_gpus)
@@ -201,6 +214,15 @@ def _share_that_leaves_room(share: float, num_actors: int, node_cpus: Sequence[f
     fitting = [candidate for candidate in (share, *sorted(others)) if leaves_room(candidate)]
     # The nearest one. Nodes of one CPU know none, nor do some mixtures of sizes; there it stays as it is.
     return min(fitting, key=lambda candidate: abs(candidate - share), default=share)
+
+
+def _awaited_gpu_actors(settings: ComputeSettings, num_actors: int) -> ActorResources:
+    """Actors for nodes that nobody has seen yet: Ray's autoscaler brings what they ask for, one by one."""
+    num_cpus = _CPUS_OF_AN_AWAITED_ACTOR if settings.cpus_per_actor == "auto" else settings.cpus_per_actor
+    threads = max(1, int(num_cpus))
+    return ActorResources(
+        num_actors, num_cpus, settings.gpus_per_actor, "cuda", threads, _decode_threads(settings, threads)
+    )
 
 
 def _gpu_actors(settings: ComputeSettings, nodes: _Nodes) -> ActorResources:

@@ -182,8 +182,10 @@ class _Session:
     def _work_off(self, work: list[LayerWork], message: str, status: RunStatus = "done") -> RunSummary:
         try:
             # Signals once more: joining Ray puts a handler of its own in place, which exits with the signal's number.
-            with ray_session(self._prepared.config.compute, verbose=self._verbose), self._stop.listening():
-                self._resources = plan_actors(self._prepared.config.compute, self._prepared.checkpoint.weight_bytes)
+            compute = self._prepared.config.compute
+            with ray_session(compute, verbose=self._verbose) as may_grow, self._stop.listening():
+                weight_bytes = self._prepared.checkpoint.weight_bytes
+                self._resources = plan_actors(compute, weight_bytes, may_grow=may_grow)
                 fix_precision(self._prepared.store, self._precision(self._resources))
                 leftover: list[ShardWork] = []
                 for layer_work in work:

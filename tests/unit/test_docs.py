@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import typer
@@ -19,11 +19,12 @@ from sam3lt_ray.config.load import load_config
 from sam3lt_ray.errors import ImageErrorKind
 from sam3lt_ray.labels.schema import INSTANCE_TYPE, LABEL_SCHEMA
 from sam3lt_ray.vocabulary.loading import load_vocabulary
+from tests.command_lines import own_arguments, parse
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sam3lt_ray"
 # Not the changelog: it may speak of what is gone.
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "infra/README.md")
 # Files of a run directory, whose first part is also the name of a folder of the package.
 RUN_FILES = {"exports/coco/instances.json", "report/index.html"}
 
@@ -78,27 +79,7 @@ def command_lines() -> list[str]:
 
 def sam3lt_arguments(line: str) -> list[str] | None:
     """What our command line would be given; None for other commands."""
-    words = shlex.split(line.partition(" > ")[0], comments=True)
-    if "jobs/label.py" in words[1:]:
-        return ["label", *words[words.index("jobs/label.py") + 1 :]]
-    return words[1:] if words and Path(words[0]).name == "sam3lt" and len(words) > 1 else None
-
-
-def parse(arguments: list[str]) -> dict[str, Any]:
-    """Parse as the program does, without calling any command.
-
-    Raises:
-        Exception: Click's usage error, or KeyError for a command that does not exist.
-    """
-    command: Any = typer.main.get_command(app)
-    words, context = list(arguments), None
-    while hasattr(command, "commands"):
-        context = command.context_class(command, parent=context)
-        if not words:
-            raise KeyError(f"{arguments}: a subcommand is missing")
-        command = command.commands[words.pop(0)]
-    found: dict[str, Any] = command.make_context(command.name, words, parent=context).params
-    return found
+    return own_arguments(shlex.split(line.partition(" > ")[0], comments=True))
 
 
 OWN_COMMANDS = {shlex.join(words): words for line in command_lines() if (words := sam3lt_arguments(line)) is not None}
@@ -133,7 +114,7 @@ def exists(path: str) -> bool:
 
 @pytest.mark.parametrize(("document", "target"), sorted(set(relative_links())))
 def test_relative_links_lead_somewhere(document: str, target: str) -> None:
-    assert (ROOT / target).exists(), f"{document} links to {target}, which does not exist"
+    assert (ROOT / document).parent.joinpath(target).exists(), f"{document} links to {target}, which does not exist"
 
 
 @pytest.mark.parametrize(("document", "path"), sorted(set(mentioned_paths())))

@@ -193,6 +193,27 @@ def test_job_is_the_label_command(
     assert outputs == ["runs/job"]
 
 
+JOBS = ("label", "export", "evaluate", "report")
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_has_the_options_and_exit_codes_of_its_command(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Path(__file__).parents[3] / "jobs" / f"{name}.py"
+
+    def answer(*arguments: str) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", [str(job), *arguments])
+        with pytest.raises(SystemExit) as exit_request:
+            runpy.run_path(str(job), run_name="__main__")
+        return exit_request.value.code, capsys.readouterr().out
+
+    assert main([name, "--help"]) == 0
+    expected = capsys.readouterr().out
+    assert answer("--help") == (0, expected)
+    assert answer("--no-such-option") == (2, "")
+
+
 def test_plan_prints_text_or_json(
     config_file: Path, stand_in: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

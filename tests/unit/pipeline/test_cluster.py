@@ -149,6 +149,30 @@ def test_a_gpu_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch) -> N
         _plan(monkeypatch, {"CPU": 8}, device="cuda")
 
 
+@pytest.mark.parametrize("nodes", [[], [{"CPU": 4.0, "GPU": 1.0}]])
+def test_gpus_that_an_autoscaler_has_yet_to_bring_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[Node]
+) -> None:
+    listed = [{"Alive": True, "Resources": node} for node in nodes]
+    monkeypatch.setattr(ray, "nodes", lambda: listed)
+    settings = ComputeSettings(device="cuda", actors=8, cpus_per_actor=3.0)
+    plan = plan_actors(settings, LARGE, may_grow=True)
+    assert plan == ActorResources(8, 3.0, 1.0, "cuda", engine_threads=3, decode_threads=3)
+    assert plan_actors(settings.model_copy(update={"cpus_per_actor": "auto"}), LARGE, may_grow=True).num_cpus == 1.0
+    if not nodes:  # nothing says how many, or that they are to have GPUs, or a Ray that cannot grow
+        with pytest.raises(UsageError, match=r"compute\.actors"):
+            plan_actors(ComputeSettings(device="cuda"), LARGE, may_grow=True)
+        with pytest.raises(UsageError, match="has 0 GPUs"):
+            plan_actors(settings, LARGE)
+        assert plan_actors(ComputeSettings(actors=8), LARGE, may_grow=True).device == "cpu"
+
+
+def test_a_cluster_that_has_all_its_gpus_is_planned_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}}])
+    settings = ComputeSettings(device="cuda", actors=2)
+    assert plan_actors(settings, LARGE, may_grow=True) == plan_actors(settings, LARGE)
+
+
 def test_a_cluster_that_has_yet_to_grow_counts_as_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [])
     assert plan_actors(ComputeSettings(), SMALL).num_actors == 1

@@ -1,0 +1,229 @@
+"""Every overlay is rendered by kubectl and checked as the cluster would; its command line is parsed by ours."""
+
+from __future__ import annotations
+
+import copy
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from sam3lt_ray.config.load import LoadedConfig, load_config
+from sam3lt_ray.vocabulary.loading import load_vocabulary
+from tests.command_lines import own_arguments, parse
+from tests.unit.infra.manifests import INFRA, OVERLAYS, job_spec, overlay, overlay_with_values, pod_templates
+from tests.unit.infra.ray_kinds import RAY_KINDS, RayJob, RayJobSpec
+
+ROOT = INFRA.parent
+KUBERNETES_VERSIONS = ("1.30", "1.37")
+IN_THE_IMAGE = "/opt/sam3lt/"  # where the Dockerfile puts the repository
+VALUES = {
+    "image": "example.org/other@sha256:" + "0" * 64,
+    "run_output": "s3://other/runs/here & there",
+    "input_uri": "s3://other/shards/",
+    "gpu_type": "NVIDIA-H100-80GB-HBM3",
+    "gpus": "7",
+}
+
+
+def check_core_kind(manifest: dict[str, Any]) -> None:
+    """A kind without a schema raises as well."""
+    for version in KUBERNETES_VERSIONS:
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def driver_config(manifests: Any, folder: Path) -> LoadedConfig:
+    """The config that the entrypoint's driver would have."""
+    (job_map,) = [manifest for manifest in manifests if manifest["metadata"]["name"] == "sam3lt-job"]
+    words = shlex.split(job_spec(manifests)["entrypoint"])
+    assert words[:2] == ["python", f"{IN_THE_IMAGE}jobs/label.py"]
+    arguments = own_arguments(words)
+    assert arguments is not None
+    options = parse(arguments)
+    (mounted,) = options["config"]
+    file = folder / mounted.name
+    file.write_text(job_map["data"][mounted.name].replace(IN_THE_IMAGE, f"{ROOT}/"), encoding="utf-8")
+    return load_config([file], options["overrides"])
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_manifest_is_one_that_the_cluster_takes(name: str) -> None:
+    manifests = overlay(name)
+    assert not any("sam3lt-values" in manifest["metadata"]["name"] for manifest in manifests)
+    for manifest in manifests:
+        if manifest["apiVersion"] == "ray.io/v1":
+            RAY_KINDS[manifest["kind"]].model_validate(manifest)
+        else:
+            check_core_kind(manifest)
+    for template in pod_templates(job_spec(manifests)).values():
+        check_core_kind({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": template["spec"]})
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_driver_gets_a_config_that_loads(name: str, tmp_path: Path) -> None:
+    loaded = driver_config(overlay(name), tmp_path)
+    assert load_vocabulary(loaded.config.vocabulary, base_dir=loaded.base_dir).labels
+    spec = job_spec(overlay(name))
+    groups = spec["rayClusterSpec"]["workerGroupSpecs"]
+    assert {group["maxReplicas"] for group in groups} == {loaded.config.compute.actors}, "an actor per worker"
+    (cpus,) = {group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] for group in groups}
+    assert loaded.config.compute.cpus_per_actor == float(cpus) - 1, "one CPU of each worker reads and commits"
+    # Otherwise a cluster that has yet to grow is taken for one without GPUs.
+    gpus = {group["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") for group in groups}
+    assert gpus == ({"1"} if loaded.config.compute.device == "cuda" else {None})
+    assert loaded.config.compute.device != "auto"
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_values_stand_in_one_place(name: str, tmp_path: Path) -> None:
+    manifests = overlay_with_values(name, VALUES, tmp_path)
+    spec = job_spec(manifests)
+    config = driver_config(manifests, tmp_path).config
+    assert (config.run.output, config.input.uri) == (VALUES["run_output"], VALUES["input_uri"])
+    assert config.compute.actors == int(VALUES["gpus"])
+    templates = pod_templates(spec)
+    assert {template["spec"]["containers"][0]["image"] for template in templates.values()} == {VALUES["image"]}
+    selectors = [template["spec"].get("nodeSelector", {}) for group, template in templates.items() if group != "head"]
+    expected = {None} if name == "cpu-dev" else {VALUES["gpu_type"]}
+    assert {selector.get("nvidia.com/gpu.product") for selector in selectors} == expected
+    assert {group["maxReplicas"] for group in spec["rayClusterSpec"]["workerGroupSpecs"]} == {int(VALUES["gpus"])}
+    text = yaml.safe_dump_all(manifests)
+    assert re.findall(r"\b(IMAGE|RUN_OUTPUT|INPUT_URI|GPU_TYPE|registry\.example\.com|my-bucket)\b", text) == []
+
+
+def test_every_promise_of_the_base_holds_in_the_plain_overlay() -> None:
+    spec = RayJobSpec.model_validate(job_spec(overlay("gpu")))
+    cluster = spec.rayClusterSpec
+    assert (spec.shutdownAfterJobFinishes, spec.backoffLimit) == (True, 2)
+    assert cluster.autoscalerOptions is not None
+    assert (cluster.autoscalerOptions.version, cluster.authOptions.mode) == ("v2", "token")
+    assert cluster.headGroupSpec.rayStartParams["num-cpus"] == "0"
+    for group in cluster.workerGroupSpecs:
+        assert (group.minReplicas, group.replicas) == (0, None)
+        assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in group.template["spec"][
+            "tolerations"
+        ]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_nothing_runs_as_root(name: str) -> None:
+    templates = pod_templates(job_spec(overlay(name)))
+    pods = [template["spec"] for template in templates.values()]
+    pods += [
+        manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        for manifest in overlay(name)
+        if manifest["kind"] == "CronJob"
+    ]
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in pod["containers"]:
+            assert container["securityContext"] | {"readOnlyRootFilesystem": None} == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+                "readOnlyRootFilesystem": None,
+            }
+
+
+def test_ray_is_the_version_of_the_constraints() -> None:
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    versions = {job_spec(overlay(name))["rayClusterSpec"]["rayVersion"] for name in OVERLAYS}
+    assert [f"ray=={version}" in constraints.splitlines() for version in versions] == [True]
+
+
+def test_spot_comes_first_and_differs_from_on_demand_in_nothing_else() -> None:
+    cluster = copy.deepcopy(job_spec(overlay("gpu-spot"))["rayClusterSpec"])
+    on_demand, spot = cluster["workerGroupSpecs"]
+    assert spot["priority"] > on_demand["priority"]
+    capacity = [
+        group["template"]["spec"]["nodeSelector"].pop("karpenter.sh/capacity-type") for group in (on_demand, spot)
+    ]
+    assert capacity == ["on-demand", "spot"]
+    spot["template"]["spec"]["tolerations"].pop()
+    for group in (on_demand, spot):
+        for key in ("groupName", "priority"):
+            group.pop(key)
+        group["template"]["spec"].pop("terminationGracePeriodSeconds")
+    assert spot == on_demand
+    (plain,) = copy.deepcopy(job_spec(overlay("gpu"))["rayClusterSpec"]["workerGroupSpecs"])
+    assert plain["template"]["spec"]["containers"] == on_demand["template"]["spec"]["containers"]
+
+
+def test_the_schedule_may_do_what_its_pod_does_and_no_more() -> None:
+    by_kind = {manifest["kind"]: manifest for manifest in overlay("scheduled") if manifest["kind"] != "ServiceAccount"}
+    accounts = {m["metadata"]["name"] for m in overlay("scheduled") if m["kind"] == "ServiceAccount"}
+    cron = by_kind["CronJob"]["spec"]
+    pod = cron["jobTemplate"]["spec"]["template"]["spec"]
+    assert cron["concurrencyPolicy"] == "Forbid"
+    assert by_kind["Role"]["rules"] == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["get", "create"]}]
+    assert by_kind["RoleBinding"]["roleRef"]["name"] == by_kind["Role"]["metadata"]["name"]
+    assert [subject["name"] for subject in by_kind["RoleBinding"]["subjects"]] == [pod["serviceAccountName"]]
+    assert {pod["serviceAccountName"], "sam3lt"} == accounts
+    (container,) = pod["containers"]
+    assert container["command"] == [
+        "python",
+        f"{IN_THE_IMAGE}jobs/start_rayjob.py",
+        by_kind["RayJob"]["metadata"]["name"],
+    ]
+    assert (ROOT / "jobs" / "start_rayjob.py").is_file()
+    assert container["image"] == pod_templates(job_spec(overlay("scheduled")))["head"]["spec"]["containers"][0]["image"]
+    assert by_kind["RayJob"]["spec"]["suspend"] is True
+    # Its Jobs are named after it, with a dash and up to 11 digits, and the RayJobs after them.
+    assert len(by_kind["CronJob"]["metadata"]["name"]) + 12 <= 47
+
+
+def _groups(manifest: Any) -> Any:
+    return manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+
+
+RULES: dict[str, tuple[Callable[[Any], object], str]] = {
+    "unknown field": (lambda m: m["spec"].update(shutdownAfterFinish=True), "shutdownAfterFinish"),
+    "name too long": (lambda m: m["metadata"].update(name="a" * 48), "47"),
+    "name with a dot": (lambda m: m["metadata"].update(name="a.b"), "pattern"),
+    "ttl without shutdown": (lambda m: m["spec"].update(shutdownAfterJobFinishes=False), "ttlSeconds"),
+    "suspended for ever": (
+        lambda m: m["spec"].update(suspend=True, shutdownAfterJobFinishes=False, ttlSecondsAfterFinished=0),
+        "suspended",
+    ),
+    "negative retries": (lambda m: m["spec"].update(backoffLimit=-1), "backoffLimit"),
+    "min above max": (lambda m: _groups(m)[0].update(minReplicas=9, maxReplicas=3), "minReplicas"),
+    "same group twice": (lambda m: _groups(m).append(_groups(m)[0]), "same name"),
+    "text for a number": (lambda m: _groups(m)[0].update(maxReplicas="4"), "maxReplicas"),
+    "start parameter that is no text": (lambda m: _groups(m)[0].update(rayStartParams={"num-cpus": 0}), "num-cpus"),
+    "no container": (lambda m: _groups(m)[0].update(template={"spec": {"containers": []}}), "container"),
+    "restarted pods": (lambda m: _groups(m)[0]["template"]["spec"].update(restartPolicy="Always"), "restartPolicy"),
+    "tokens without a version": (lambda m: m["spec"]["rayClusterSpec"].update(rayVersion="2.51.0"), "2.52"),
+    "idle options": (lambda m: m["spec"]["rayClusterSpec"].update(enableInTreeAutoscaling=False), "switched off"),
+    "open quote": (lambda m: m["spec"].update(entrypoint="python 'x"), "quotation"),
+    "rules and shutdown": (
+        lambda m: m["spec"].update(
+            deletionStrategy={"deletionRules": [{"policy": "DeleteCluster", "condition": {"jobStatus": "FAILED"}}]}
+        ),
+        "exclude each other",
+    ),
+    "queue without suspend": (lambda m: m["metadata"]["labels"].update({"kueue.x-k8s.io/queue-name": "q"}), "Kueue"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_operators_rules_are_in_the_models(rule: str) -> None:
+    (valid,) = [manifest for manifest in overlay("gpu") if manifest["kind"] == "RayJob"]
+    RayJob.model_validate(valid)
+    spoil, named = RULES[rule]
+    spoiled = copy.deepcopy(valid)
+    spoil(spoiled)
+    with pytest.raises(ValidationError, match=named):
+        RayJob.model_validate(spoiled)
+
+
+def test_core_kinds_are_checked_strictly() -> None:
+    (account,) = [manifest for manifest in overlay("gpu") if manifest["kind"] == "ServiceAccount"]
+    with pytest.raises(kubernetes_validate.ValidationError):
+        check_core_kind(account | {"imagePullSecret": []})
+    with pytest.raises(kubernetes_validate.SchemaNotFoundError):
+        check_core_kind(account | {"kind": "ServiceAccounts"})

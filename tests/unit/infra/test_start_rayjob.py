@@ -1,0 +1,166 @@
+"""``jobs/start_rayjob.py`` against a stand-in for the API server."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.unit.infra.manifests import overlay
+from tests.unit.infra.ray_kinds import RayJobSpec
+
+JOB = Path(__file__).parents[3] / "jobs" / "start_rayjob.py"
+start_rayjob = SimpleNamespace(**runpy.run_path(str(JOB)))
+NAME = "sam3lt-nightly-29400000"
+RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+
+
+class ApiServer:
+    """Holds RayJobs; each look at one that was created gives the next of some answers."""
+
+    def __init__(self, answers: list[dict[str, Any] | int]) -> None:
+        (template,) = [manifest for manifest in overlay("scheduled") if manifest["kind"] == "RayJob"]
+        self.rayjobs: dict[str, dict[str, Any]] = {"sam3lt-label": template}
+        self.created: list[dict[str, Any]] = []
+        self._answers = answers
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.check(self)
+                name = self.path.rpartition("/")[2]
+                if name not in outer.rayjobs:
+                    self.answer(404, {})
+                elif name == "sam3lt-label":
+                    self.answer(200, outer.rayjobs[name])
+                else:
+                    answer = outer._answers.pop(0)
+                    code, status = (answer, {}) if isinstance(answer, int) else (200, answer)
+                    self.answer(code, outer.rayjobs[name] | {"status": status})
+
+            def do_POST(self) -> None:
+                outer.check(self)
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                name = body["metadata"]["name"]
+                if name in outer.rayjobs:
+                    self.answer(409, {})
+                    return
+                outer.rayjobs[name] = body
+                outer.created.append(body)
+                self.answer(201, body)
+
+            def answer(self, code: int, body: dict[str, Any]) -> None:
+                content = json.dumps(body).encode()
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def check(self, request: BaseHTTPRequestHandler) -> None:
+        assert request.headers["Authorization"] == "Bearer secret"
+        assert request.path.startswith("/apis/ray.io/v1/namespaces/labeling/rayjobs")
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[ApiServer]:
+    api = ApiServer(list(request.param))
+    thread = threading.Thread(target=api.http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield api
+    api.http.shutdown()
+    api.http.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def rayjobs(server: ApiServer, tmp_path: Path) -> Any:
+    (tmp_path / "namespace").write_text("labeling")
+    (tmp_path / "token").write_text("secret")
+    return start_rayjob.RayJobs(server.url, tmp_path)
+
+
+def run(rayjobs: Any, *, patience_s: float = 60.0) -> int:
+    rayjobs.create(start_rayjob.copy_of(rayjobs.get("sam3lt-label"), NAME, "uid-1"))
+    code: int = start_rayjob.wait_for_end(rayjobs, NAME, poll_s=0.0, patience_s=patience_s)
+    return code
+
+
+@pytest.mark.parametrize("server", [[{}, RUNNING, 503, RUNNING, DONE]], indirect=True)
+def test_the_copy_runs_and_belongs_to_the_job_that_made_it(
+    server: ApiServer, rayjobs: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(rayjobs) == 0
+    (copy,) = server.created
+    assert copy["spec"] == server.rayjobs["sam3lt-label"]["spec"] | {"suspend": False}
+    RayJobSpec.model_validate(copy["spec"])
+    (owner,) = copy["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"], owner["uid"]) == ("Job", NAME, "uid-1")
+    assert "503" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("server", [[DONE, DONE]], indirect=True)
+def test_a_second_start_waits_for_the_copy_of_the_first(server: ApiServer, rayjobs: Any) -> None:
+    assert (run(rayjobs), run(rayjobs)) == (0, 0)
+    assert len(server.created) == 1
+
+
+@pytest.mark.parametrize("server", [[503] * 3], indirect=True)
+def test_it_does_not_wait_for_ever_for_a_server_that_is_away(server: ApiServer, rayjobs: Any) -> None:
+    with pytest.raises(OSError, match="503"):
+        run(rayjobs, patience_s=0.0)
+
+
+@pytest.mark.parametrize("server", [[]], indirect=True)
+def test_a_template_that_is_missing_is_an_error(server: ApiServer, rayjobs: Any) -> None:
+    with pytest.raises(OSError, match="404"):
+        rayjobs.get("sam3lt-other")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (DONE, 0),
+        (
+            {
+                "jobStatus": "FAILED",
+                "reason": "AppFailed",
+                "message": "Job entrypoint command failed with exit code 3, last available logs (truncated to ...):",
+            },
+            3,
+        ),
+        (
+            {
+                "jobStatus": "FAILED",
+                "reason": "AppFailed",
+                "message": "Job entrypoint command failed with exit code 75.",
+            },
+            75,
+        ),
+        ({"jobStatus": "FAILED", "reason": "AppFailed", "message": "it was killed"}, 1),
+        ({"jobStatus": "RUNNING", "reason": "DeadlineExceeded"}, 75),
+        ({"reason": "ValidationFailed", "message": "no such field"}, 2),
+    ],
+)
+def test_exit_codes_are_the_drivers(status: dict[str, Any], code: int) -> None:
+    assert start_rayjob.exit_code(status) == code
+
+
+def test_a_queues_copy_stays_suspended_until_the_queue_lets_it_go() -> None:
+    (template,) = [manifest for manifest in overlay("kueue") if manifest["kind"] == "RayJob"]
+    copy = start_rayjob.copy_of(template, NAME, None)
+    assert copy["spec"]["suspend"] is True
+    assert copy["metadata"]["ownerReferences"] == []
