@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -57,7 +57,14 @@ class LabelJob:
 
 @dataclass(frozen=True, slots=True)
 class UnitOutcome:
-    """What the driver learns about a unit that has just been committed."""
+    """What the driver learns about a unit that has just been committed.
+
+    Attributes:
+        created: False when the unit had its file already.
+        num_bytes: Of the label file.
+        timings: With reading and writing.
+        num_read_bytes: Of the unit's images, compressed.
+    """
 
     shard: str
     path: str
@@ -65,6 +72,7 @@ class UnitOutcome:
     counts: UnitCounts
     num_bytes: int
     timings: LabelTimings
+    num_read_bytes: int
 
 
 class SegmentActor:
@@ -98,10 +106,9 @@ class SegmentActor:
             "path": unit_path(self._job.layer, unit.shard, unit.range),
             "file": encode_unit_file(unit, rows, self._job.provenance),
             "counts": json.dumps(count_rows(rows).to_json()),
-            "busy_s": timings.busy_s,
-            "wait_s": timings.wait_s,
-            "wall_s": timings.wall_s,
-            "memory_halvings": timings.memory_halvings,
+            "timings": json.dumps(asdict(timings)),
+            "read_s": unit.read_s,
+            "num_read_bytes": unit.num_bytes,
         }
 
     def _label_images(
@@ -111,8 +118,7 @@ class SegmentActor:
             return self._labeler.label_unit(unit, after_batch=feed)
         start = time.perf_counter()
         results = self._careful.label_unit(unit, before_image=feed)
-        wall_s = time.perf_counter() - start
-        return results, LabelTimings(wall_s, 0.0, wall_s)
+        return results, self._labeler.timings(start)
 
 
 class CommitTask:
@@ -126,7 +132,9 @@ class CommitTask:
         rows = table.to_pylist()
         for row in rows:
             data = row.pop("file")
+            start = time.perf_counter()
             row["created"] = self._committer(row["path"], data)
+            row["write_s"] = time.perf_counter() - start
             row["num_bytes"] = len(data)
         return pa.Table.from_pylist(rows)
 
@@ -140,10 +148,16 @@ def outcomes(table: pa.Table) -> list[UnitOutcome]:
             created=row["created"],
             counts=UnitCounts.from_json(json.loads(row["counts"])),
             num_bytes=row["num_bytes"],
-            timings=LabelTimings(row["busy_s"], row["wait_s"], row["wall_s"], row["memory_halvings"]),
+            timings=_timings(row),
+            num_read_bytes=row["num_read_bytes"],
         )
         for row in table.to_pylist()
     ]
+
+
+def _timings(row: dict[str, Any]) -> LabelTimings:
+    timings = LabelTimings(**json.loads(row["timings"]))
+    return replace(timings, part_seconds={"read": row["read_s"], **timings.part_seconds, "write": row["write_s"]})
 
 
 class Watchdog:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow.parquet as pq
 
@@ -56,10 +57,12 @@ class MissingUnitReader:
             yield from self._committed_keys(work, before)
             yield from read_here
 
+        start = time.perf_counter()
         for unit in read_units(work.shard, ranges, self.settings, self.storage, seen_keys):
             if len(ranges) > 1:
                 read_here.extend(image.key for image in unit.images)
-            yield unit
+            yield replace(unit, read_s=time.perf_counter() - start)
+            start = time.perf_counter()
 
     def _offset_at(self, work: ShardWork, first: int) -> int | None:
         if first == 0:
