@@ -161,4 +161,4 @@ def _gauge(name: str, description: str, tag: str | None, run: str) -> Gauge:
 
 def _increase(counter: Counter, value: float, tags: dict[str, str] | None = None) -> None:
     if value > 0:  # Ray refuses zero
-        counter.inc(value, tags)
+        counter.inc(value, tags or {})
