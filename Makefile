@@ -1,6 +1,7 @@
 # In a clean clone every target sets up what it needs: a virtual environment in .venv with the versions of constraints.txt.
 #   make demo     label rendered scenes, score them, write a report
 #   make test     all tests
+#   make faults   the long form of tests/faults, with a table of what was inflicted and what it cost
 #   make check    format, lint, types, import rule, dependencies: what CI checks besides the tests
 #   make bench    benchmarks
 # PYTHON names the interpreter that makes the environment (3.11 or newer), VENV where it goes.
@@ -9,7 +10,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit test-rest format bench clean
+.PHONY: help demo test test-unit test-rest faults format bench clean
 .PHONY: check check-lint check-format check-types check-imports check-dependencies
 
 VENV ?= .venv
@@ -57,6 +58,10 @@ test-unit: $(VENV)/.tools
 
 test-rest: $(VENV)/.tools
 	@$(BIN)/python -m pytest tests --ignore tests/unit $(PYTEST_OPTIONS)
+
+# Half an hour and more: many trials of each fault. FAULTS_JSON=FILE keeps the table.
+faults: $(VENV)/.tools
+	@$(BIN)/python -m pytest tests/faults --faults-long $(if $(FAULTS_JSON),--faults-json $(FAULTS_JSON)) $(PYTEST_OPTIONS)
 
 # `make --keep-going check` shows what all of them find.
 check: check-lint check-format check-types check-imports check-dependencies

@@ -16,6 +16,8 @@ import typer
 from sam3lt_ray import __version__
 from sam3lt_ray.commands import bench, config, demo, doctor, label, results
 from sam3lt_ray.errors import EXIT_FAILED, Sam3ltError
+from sam3lt_ray.redaction import without_credentials
+from sam3lt_ray.terminal import printable
 
 DEBUG_OPTION = "--debug"
 
@@ -70,17 +72,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _exit_code(exit_request)
     except Sam3ltError as error:
         if debug:
-            traceback.print_exc()
-        print(error.message, file=sys.stderr)
+            _complain(traceback.format_exc())
+        _complain(error.message)
         return error.exit_code
     except Exception as error:  # the last resort: a person gets a sentence, not a traceback
         if debug:
-            traceback.print_exc()
+            _complain(traceback.format_exc())
         else:
-            print(f"Unexpected {type(error).__name__}: {error}", file=sys.stderr)
-            print(f"This is a fault in sam3lt. The same command with {DEBUG_OPTION} shows where.", file=sys.stderr)
+            _complain(f"Unexpected {type(error).__name__}: {error}")
+            _complain(f"This is a fault in sam3lt. The same command with {DEBUG_OPTION} shows where.")
         return EXIT_FAILED
     return 0
+
+
+def _complain(text: str) -> None:
+    """To standard error: without secrets, whoever wrote the text, and without orders to the terminal."""
+    print(printable(without_credentials(text.rstrip("\n"))), file=sys.stderr)
 
 
 def _exit_code(exit_request: SystemExit) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 from sam3lt_ray.config.load import LoadedConfig
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.errors import Sam3ltError
+from sam3lt_ray.redaction import without_credentials
 
 MIN_PYTHON = (3, 11)
 _IMPORT_TIMEOUT_S = 180
@@ -102,10 +103,10 @@ def _guarded(subject: str, describe: Callable[[], str]) -> Finding:
     try:
         return Finding(subject, True, describe())
     except Sam3ltError as error:
-        return Finding(subject, False, " ".join(error.message.split()))
+        return Finding(subject, False, without_credentials(" ".join(error.message.split())))
     except Exception as error:  # the doctor's answer to whatever is broken is a line
         text = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
-        return Finding(subject, False, " ".join(text.split()))
+        return Finding(subject, False, without_credentials(" ".join(text.split())))
 
 
 def _guarded_torch() -> dict[str, Any] | RuntimeError:

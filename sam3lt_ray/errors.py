@@ -115,6 +115,12 @@ class StorageError(RunError):
     """Storage refused or lost a request for good (after retries)."""
 
 
+class StorageUnavailableError(StorageError):
+    """Storage is away, or lets nobody in any more, for reasons that pass: starting again goes on; exit code 75."""
+
+    exit_code: ClassVar[int] = EXIT_RETRY
+
+
 class ImageError(Sam3ltError):
     """One image is unusable; becomes its error row.
 

@@ -27,6 +27,8 @@ class Shard:
         size_bytes: Size in bytes, the sum of the members for a group; None where the source does not tell.
         version: etag on S3, "mtime_ns-size" locally; None where the source does not tell. A change means other content.
         members: For a group of loose files: the files in order; empty otherwise.
+        edition: "" for the content that the run first saw; 8 hex digits for a later one, so that labels of two contents
+            never share a directory.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Shard:
     size_bytes: int | None = None
     version: str | None = None
     members: tuple[LooseFile, ...] = ()
+    edition: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +95,11 @@ class Unit:
     Attributes:
         shard: Name of the shard.
         range: Which images.
-        images: Exactly ``range.count`` images in order of index.
+        images: In order of index: all ``range.count`` of them, or those that are tried again.
         resume_offset: Byte offset in the shard where the next unit's first image begins; None where the
             format seeks by index.
         shard_error: Set on the last unit of a shard that ended wrongly (truncated): what was seen.
+        path: Where its labels go in the run directory; "" as long as nobody has said so.
         read_s: Seconds it took to read.
     """
 
@@ -104,6 +108,7 @@ class Unit:
     images: tuple[EncodedImage, ...]
     resume_offset: int | None = None
     shard_error: str | None = None
+    path: str = ""
     read_s: float = 0.0
 
     @property

@@ -20,6 +20,10 @@ from sam3lt_ray.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
 
+# An alias stands for all that its anchor holds, and may stand in what another alias stands for: a few lines can become
+# more values than there is memory. This many values may come from aliases; a text has as many others as it likes.
+MAX_ALIASED_VALUES = 10_000
+
 
 @dataclass(frozen=True)
 class YamlDocument:
@@ -47,6 +51,24 @@ class YamlDocument:
 
 class _Yaml12Loader(yaml.SafeLoader):
     """The safe loader with YAML 1.2's core scalars."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._built: set[int] = set()
+        self._num_aliased = 0
+
+    def count_value(self, node: yaml.Node) -> None:
+        """Called for every value that is made of a node.
+
+        Raises:
+            yaml.MarkedYAMLError: Too many of them repeat what stands elsewhere.
+        """
+        if id(node) in self._built:
+            self._num_aliased += 1
+        self._built.add(id(node))
+        if self._num_aliased > MAX_ALIASED_VALUES:
+            problem = f"aliases stand for more than {MAX_ALIASED_VALUES:,} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 _SCALARS = (
@@ -105,6 +127,8 @@ def parse_yaml(text: str, source: str) -> YamlDocument:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         raise ConfigError([_syntax_problem(error, source)]) from None
+    except RecursionError:
+        raise ConfigError([f"{source}: not valid YAML: lists or mappings are nested too deeply."]) from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError([f"{source}: not valid YAML: {' '.join(str(error).split())}."]) from None
     return YamlDocument(data=data, source=source, lines=document.lines, problems=document.problems)
@@ -115,6 +139,7 @@ def _build(
 ) -> Any:
     """Turn a node into plain data, noting the line of every key and list item."""
     line = node.start_mark.line + 1
+    loader.count_value(node)
     if id(node) in parents:
         raise yaml.MarkedYAMLError(problem="an alias points to what contains it", problem_mark=node.start_mark)
     parents = (*parents, id(node))

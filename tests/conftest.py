@@ -12,6 +12,7 @@ import pytest
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from tests.local_ray import local_ray  # noqa: F401  (fixtures are found by their names in this module)
 from tests.servers.fixtures import (  # noqa: F401  (fixtures are found by their names in this module)
     moto_bucket,
     moto_process,
@@ -28,6 +29,12 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatabl
 
 _UNIT_TESTS = Path(__file__).parent / "unit"
 _SERVERS = {"seaweed", "moto_process"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/faults; pytest looks for options here only."""
+    parser.addoption("--faults-long", action="store_true", help="many trials of each fault, and the long tests")
+    parser.addoption("--faults-json", metavar="FILE", help="write the table of faults there")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

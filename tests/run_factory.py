@@ -15,7 +15,8 @@ from sam3lt_ray.labels.reading import LabeledImage, RunReader
 from sam3lt_ray.labels.rows import Provenance, build_rows, encode_unit_file
 from sam3lt_ray.masks import rle
 from sam3lt_ray.records import EncodedImage, ImageLabels, Instance, Unit, UnitRange, image_id
-from sam3lt_ray.storage.ledger import unit_path
+from sam3lt_ray.storage.ledger import UnitFile, unit_path
+from sam3lt_ray.storage.run_directory import label_prompts
 from sam3lt_ray.storage.store import RunStore, open_store
 from sam3lt_ray.vocabulary.labels import Label
 
@@ -78,7 +79,7 @@ def make_run(
     images: Sequence[LabeledImage],
     labels: Sequence[Label],
     *,
-    layer: str = "base",
+    layer: str = "000",
     images_per_unit: int = 4,
     config: Mapping[str, object] | None = None,
 ) -> RunStore:
@@ -102,7 +103,7 @@ def write_run(
     images: Sequence[LabeledImage],
     labels: Sequence[Label],
     *,
-    layer: str = "base",
+    layer: str = "000",
     images_per_unit: int = 4,
     config: Mapping[str, object] | None = None,
 ) -> None:
@@ -121,6 +122,17 @@ def write_run(
             assert store.create(unit_path(layer, shard, unit_range), data)
 
 
+def write_retry(
+    store: RunStore, unit: UnitFile, number: int, images: Sequence[LabeledImage], labels: Sequence[Label]
+) -> None:
+    """Commit a retry of a unit with the rows of some of its images."""
+    provenance = Provenance(FINGERPRINT, MODEL, tuple((label.id, label.name) for label in labels))
+    encoded = tuple(EncodedImage(image.index, image.key) for image in images)
+    again = Unit(images[0].shard, unit.range, encoded)
+    rows = build_rows(again, [_result(image, labels) for image in images], loose_files=False)
+    assert store.create(unit.retry_path(number), encode_unit_file(again, rows, provenance))
+
+
 def make_reader(folder: Path, images: Sequence[LabeledImage], labels: Sequence[Label]) -> RunReader:
     """A reader of a run with one layer."""
     return RunReader(make_run(folder, images, labels))
@@ -134,14 +146,15 @@ def _result(image: LabeledImage, labels: Sequence[Label]) -> ImageLabels | Image
 
 
 def _write_run_files(store: RunStore, labels: Sequence[Label], layer: str, config: Mapping[str, object]) -> None:
-    entries, layers = [], []
-    if store.exists("vocabulary.json"):
-        known = json.loads(store.read("vocabulary.json"))
-        entries, layers = known["labels"], known["layers"]
-    entries += [dataclasses.asdict(label) | {"layer": layer} for label in labels]
-    store.replace("vocabulary.json", json.dumps({"labels": entries, "layers": [*layers, layer]}).encode())
+    entries = json.loads(store.read("vocabulary.json"))["labels"] if store.exists("vocabulary.json") else []
+    entries += [label.to_json() for label in labels if label.id not in {entry["id"] for entry in entries}]
+    store.replace("vocabulary.json", json.dumps({"labels": entries}).encode())
+    if layer != "000":
+        asked = {"labels": [label.to_json() for label in labels]}
+        store.create(f"layers/{layer}.json", json.dumps(asked).encode())
     run = {
-        "format_version": 1,
+        "format_version": 2,
+        "identity": {"labels": label_prompts(labels)},
         "fingerprint": FINGERPRINT,
         "config": config,
         "model": MODEL,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sam3lt_ray.commands.options import AsJson, print_json
+from sam3lt_ray.commands.options import AsJson, print_json, print_text
 
 
 def register(app: typer.Typer) -> None:
@@ -27,9 +27,9 @@ def demo(
     from sam3lt_ray.pipeline.demo import run_demo
     from sam3lt_ray.progress import progress_for_stderr
 
-    report = run_demo(folder, num_scenes=num_scenes, seed=seed, progress=progress_for_stderr())
+    report = run_demo(folder, num_scenes=num_scenes, seed=seed, progress=progress_for_stderr(str(folder)))
     if as_json:
         print_json(report.to_json())
     else:
-        print(report.to_text().rstrip("\n"))
+        print_text(report.to_text().rstrip("\n"))
     raise typer.Exit(report.exit_code)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import typer
 
-from sam3lt_ray.commands.options import AsJson, ConfigFiles, Overrides, print_json, read_config
+from sam3lt_ray.commands.options import AsJson, ConfigFiles, Overrides, print_json, print_text, read_config
 from sam3lt_ray.errors import EXIT_FAILED
 
 
@@ -24,7 +24,7 @@ def doctor(config: ConfigFiles = None, overrides: Overrides = None, as_json: AsJ
     for finding in examine(loaded):
         findings.append(finding)
         if not as_json:
-            print(f"{'ok   ' if finding.ok else 'TO DO'}  {finding.subject:<11} {finding.text}", flush=True)
+            print_text(f"{'ok   ' if finding.ok else 'TO DO'}  {finding.subject:<11} {finding.text}")
     all_ok = all(finding.ok for finding in findings)
     if as_json:
         print_json({"ok": all_ok, "findings": [asdict(finding) for finding in findings]})

@@ -13,12 +13,29 @@ from sam3lt_ray.commands.options import (
     RunLocation,
     locate_run,
     print_json,
+    print_text,
     read_config,
 )
-from sam3lt_ray.config.schema import OnExists
+from sam3lt_ray.config.schema import OnChanged, OnExists
+from sam3lt_ray.logs import LogFormat
 
 if TYPE_CHECKING:
     from sam3lt_ray.pipeline.summary import RunSummary
+
+
+Changed = Annotated[
+    OnChanged | None,
+    typer.Option("--changed", help="When a shard's content has changed: stop, or replace its labels. Default: config."),
+]
+RetryErrors = Annotated[
+    bool, typer.Option("--retry-errors", help="Make the rows again that have an error, and nothing else.")
+]
+Fork = Annotated[
+    str | None,
+    typer.Option(
+        "--fork", metavar="NEW_RUN", help="Begin another run directory with these settings; no label is reused."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -28,18 +45,25 @@ def register(app: typer.Typer) -> None:
     app.command("status")(status)
 
 
-def plan(config: ConfigFiles = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def plan(
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    changed: Changed = None,
+    retry_errors: RetryErrors = False,
+    fork: Fork = None,
+    as_json: AsJson = False,
+) -> None:
     """Say what a run would do, without starting Ray or writing anything."""
     # A mistake in the config is answered before anything heavy is imported; the same in all commands.
-    loaded = read_config(config, overrides)
+    loaded = read_config(config, with_changed(overrides, changed))
 
     from sam3lt_ray.pipeline.planning import plan_run
 
-    report = plan_run(loaded.config, loaded.base_dir)
+    report = plan_run(loaded.config, loaded.base_dir, retry_errors=retry_errors, fork=fork)
     if as_json:
         print_json(report.to_json())
     else:
-        print(report.to_text().rstrip("\n"))
+        print_text(report.to_text().rstrip("\n"))
 
 
 def label(
@@ -49,30 +73,40 @@ def label(
         OnExists | None,
         typer.Option("--on-exists", help="When the run exists: continue it, start it anew, or stop. Default: config."),
     ] = None,
+    changed: Changed = None,
+    retry_errors: RetryErrors = False,
+    fork: Fork = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="IMAGES", help="Stop after about this many images, in whole units.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Let Ray's own log lines through.")] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option("--log-format", help="json: progress and workers' logs as one JSON object per line.")
+    ] = "text",
     as_json: AsJson = False,
 ) -> None:
     """Label what is missing of a run. The same command again continues it."""
-    loaded = read_config(config, overrides)
+    loaded = read_config(config, with_changed(overrides, changed))
 
     from sam3lt_ray.pipeline.run import label_run
     from sam3lt_ray.progress import progress_for_stderr
+    from sam3lt_ray.redaction import without_credentials
 
     summary = label_run(
         loaded.config,
         base_dir=loaded.base_dir,
         on_exists=on_exists,
-        progress=progress_for_stderr(),
+        retry_errors=retry_errors,
+        fork=fork,
+        progress=progress_for_stderr(without_credentials(loaded.config.run.output), log_format),
         limit=limit,
         verbose=verbose,
+        log_format=log_format,
     )
     if as_json:
         print_json(summary.to_json())
     else:
-        print("\n".join(describe_summary(summary)))
+        print_text("\n".join(describe_summary(summary)))
     raise typer.Exit(summary.exit_code)
 
 
@@ -89,7 +123,12 @@ def status(
     if as_json:
         print_json(report.to_json())
     else:
-        print(report.to_text().rstrip("\n"))
+        print_text(report.to_text().rstrip("\n"))
+
+
+def with_changed(overrides: list[str] | None, changed: OnChanged | None) -> list[str] | None:
+    """``--changed`` as the override that it is."""
+    return overrides if changed is None else [*(overrides or []), f"run.changed={changed}"]
 
 
 def describe_summary(summary: RunSummary) -> list[str]:

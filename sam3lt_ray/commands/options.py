@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sam3lt_ray.errors import ConfigError
+from sam3lt_ray.terminal import printable
 
 if TYPE_CHECKING:
     from sam3lt_ray.config.load import LoadedConfig
@@ -64,6 +65,11 @@ def locate_run(run: str | None, files: list[Path] | None, overrides: list[str] |
     return config.run.output, config.storage
 
 
+def print_text(text: str) -> None:
+    """Lines for a person on standard output; what stands in them may come from the data."""
+    print(printable(text), flush=True)
+
+
 def print_json(value: Mapping[str, Any] | list[Any]) -> None:
     """One JSON document on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(printable(json.dumps(value, indent=2, ensure_ascii=False)))

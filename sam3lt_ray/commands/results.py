@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sam3lt_ray.commands.options import AsJson, ConfigFiles, Overrides, RunLocation, locate_run, print_json
+from sam3lt_ray.commands.options import AsJson, ConfigFiles, Overrides, RunLocation, locate_run, print_json, print_text
 
 ScoreThreshold = Annotated[
     float | None,
@@ -51,13 +51,18 @@ def export_coco(
     if as_json:
         print_json(asdict(summary))
         return
-    print(
+    print_text(
         f"{summary.annotations:,} {'annotations' if kind == 'dataset' else 'detections'} in {summary.images:,} images; "
         f"left out: {summary.below_threshold:,} instances below the threshold, "
         f"{summary.skipped_images:,} images that could not be labeled"
     )
+    if summary.partly_asked_images:
+        print(
+            f"{summary.partly_asked_images:,} images were not asked every label yet (their category_ids_not_asked says "
+            "which); `sam3lt label` asks"
+        )
     for location in summary.locations:
-        print(location)
+        print_text(location)
 
 
 @export_app.callback()
@@ -93,8 +98,8 @@ def evaluate(
     if as_json:
         print_json(figures.to_json())
         return
-    print(figures.to_text().rstrip("\n"))
-    print(f"\n{location}")
+    print_text(figures.to_text().rstrip("\n"))
+    print_text(f"\n{location}")
 
 
 def report(run: RunLocation = None, config: ConfigFiles = None, overrides: Overrides = None) -> None:
@@ -104,4 +109,4 @@ def report(run: RunLocation = None, config: ConfigFiles = None, overrides: Overr
     from sam3lt_ray.pipeline.report import report_run
     from sam3lt_ray.storage.store import open_store
 
-    print(report_run(open_store(uri, storage), storage))
+    print_text(report_run(open_store(uri, storage), storage))

@@ -11,12 +11,15 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
+from sam3lt_ray.redaction import carries_credentials
+
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 OnExists = Literal["resume", "overwrite", "fail"]
+OnChanged = Literal["refuse", "relabel"]
 InputFormat = Literal["webdataset", "parquet", "folder", "manifest"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -29,10 +32,10 @@ def _setting(description: str, *, changes_labels: bool) -> Any:
 
 def _refuse_credentials(uri: str) -> str:
     """Credentials in a uri would end in logs and in the run directory; the message must not repeat them."""
-    if "@" in urlsplit(uri).netloc if "://" in uri else False:
+    if carries_credentials(uri):
         raise ValueError(
-            "a uri must not carry credentials (user:password@); they come from the environment, a profile or the "
-            "instance's role."
+            "a uri must not carry credentials (user:password@, or the signature of a presigned url); they come from "
+            "the environment, a profile or the instance's role."
         )
     return uri
 
@@ -91,6 +94,13 @@ class RunSettings(Section):
         OnExists,
         _setting("When the run directory exists: continue it, start it anew, or stop.", changes_labels=False),
     ] = "resume"
+    changed: Annotated[
+        OnChanged,
+        _setting(
+            "When a shard's content is not what was labeled: stop, or replace the labels of that shard.",
+            changes_labels=False,
+        ),
+    ] = "refuse"
 
 
 class InputSettings(Section):
@@ -223,6 +233,7 @@ class ComputeSettings(Section):
     ] = 300.0
     ray_address: Annotated[
         str | None,
+        AfterValidator(lambda address: None if address is None else _refuse_credentials(address)),
         _setting("Ray cluster to join; null: the one this process is on, or a local one.", changes_labels=False),
     ] = None
 
@@ -239,6 +250,10 @@ class StorageSettings(Section):
     requester_pays: Annotated[bool, _setting("Accept the costs of a requester-pays bucket.", changes_labels=False)] = (
         False
     )
+    timeout_s: Annotated[
+        PositiveFloat,
+        _setting("A request to S3 that is silent for this long is made again.", changes_labels=False),
+    ] = 60.0
 
 
 class ErrorSettings(Section):

@@ -102,8 +102,7 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     if single.is_file():
         files = [single]
     elif index.is_file():
-        weight_map = _read_json(index, name).get("weight_map", {})
-        files = [folder / file_name for file_name in sorted(set(weight_map.values()))]
+        files = [folder / file_name for file_name in _indexed_files(index, name)]
     else:
         pickled = sorted(path.name for path in folder.glob("*.bin")) + sorted(
             path.name for path in folder.glob("*.pt*")
@@ -125,6 +124,21 @@ def weight_files(folder: Path, name: str) -> list[Path]:
                     f"Run `git lfs pull` in {folder}."
                 )
     return files
+
+
+def _indexed_files(index: Path, name: str) -> list[str]:
+    """Names of the weight files that an index tells of: an index is data from elsewhere, and could name any file."""
+    weight_map = _read_json(index, name).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names:
+        raise CheckpointError(f"checkpoint {name!r}: {index.name} names no weight files.")
+    for file_name in names:
+        if not isinstance(file_name, str) or "/" in file_name or not file_name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"checkpoint {name!r}: {index.name} names {file_name!r}; expected .safetensors files beside it. "
+                "Other formats can hold code and are never loaded."
+            )
+    return sorted(set(names))
 
 
 def _locate(checkpoint: str, revision: str | None) -> tuple[Path, str | None]:
@@ -158,7 +172,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
         raise CheckpointError(
             f"checkpoint {name!r} has no {path.name} in {path.parent}; it is no transformers checkpoint."
         ) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {name!r}: {path} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"checkpoint {name!r}: {path} does not hold a JSON object.")

@@ -42,6 +42,7 @@ class ExportSummary:
         annotations: Listed annotations or detections.
         skipped_images: Images left out because they could not be labeled.
         below_threshold: Stored instances left out because of their score.
+        partly_asked_images: Listed images that were not asked every label yet; each says so.
     """
 
     locations: tuple[str, ...]
@@ -49,6 +50,7 @@ class ExportSummary:
     annotations: int
     skipped_images: int
     below_threshold: int
+    partly_asked_images: int
 
 
 def export_coco(
@@ -83,6 +85,7 @@ def export_coco(
         annotations=tally.annotations,
         skipped_images=tally.skipped_images,
         below_threshold=tally.below_threshold,
+        partly_asked_images=tally.partly_asked_images,
     )
 
 
@@ -92,6 +95,7 @@ class _Tally:
     annotations: int = 0
     skipped_images: int = 0
     below_threshold: int = 0
+    partly_asked_images: int = 0
 
 
 class _CocoFiles:
@@ -104,6 +108,7 @@ class _CocoFiles:
 
     def write_pieces(self, reader: RunReader, thresholds: Mapping[int, float], kind: CocoKind) -> _Tally:
         tally = _Tally()
+        label_ids = reader.vocabulary().label_ids
         with ExitStack() as stack:
             images = stack.enter_context(self._images.open("w", encoding="utf-8"))
             annotations = stack.enter_context(self._annotations.open("w", encoding="utf-8"))
@@ -112,7 +117,9 @@ class _CocoFiles:
                 if image.status != "ok":
                     tally.skipped_images += 1
                     continue
-                _write_item(images, _image(image_number, image), is_first=tally.images == 0)
+                not_asked = [label_id for label_id in label_ids if label_id not in image.presence]
+                tally.partly_asked_images += bool(not_asked)
+                _write_item(images, _image(image_number, image, not_asked), is_first=tally.images == 0)
                 tally.images += 1
                 kept = [found for found in image.instances if found.score >= thresholds.get(found.label_id, 0.0)]
                 tally.below_threshold += len(image.instances) - len(kept)
@@ -168,13 +175,15 @@ def _header(reader: RunReader, tally: _Tally, thresholds: Mapping[int, float]) -
     return {"info": info, "licenses": [], "categories": categories}
 
 
-def _image(image_number: int, image: LabeledImage) -> dict[str, object]:
+def _image(image_number: int, image: LabeledImage, not_asked: list[int]) -> dict[str, object]:
+    """A label that was not asked must not read as one that is not there: the image says so."""
+    place: dict[str, object] = {"image_id": image.image_id, "shard": image.shard, "index": image.index}
     return {
         "id": image_number,
         "file_name": image.key,
         "width": image.width,
         "height": image.height,
-        "sam3lt": {"image_id": image.image_id, "shard": image.shard, "index": image.index},
+        "sam3lt": place | ({"category_ids_not_asked": not_asked} if not_asked else {}),
     }
 
 

@@ -14,6 +14,7 @@ What other kinds of pixels mean here:
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -38,6 +39,7 @@ _TIFF_BITS_PER_SAMPLE: Final = 258
 _TIFF_PHOTOMETRIC: Final = 262
 _TIFF_WHITE_IS_ZERO: Final = 0
 _OPTIONAL_FEATURES: Final = {"WebP": "webp", "AVIF": "avif", "JPEG 2000": "jpg_2000"}
+_STRIP_ROWS: Final = 256
 _TRUNCATION_HINTS: Final = ("truncated", "unexpected end")
 
 
@@ -76,7 +78,9 @@ def decode_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
         except ImageError:
             raise
         except Image.DecompressionBombError:
-            raise ImageError("too_large", f"The image has far more pixels than {_limit(max_pixels)}.") from None
+            raise ImageError(
+                "too_large", f"The image has far more pixels than allowed; {_limit(max_pixels)}."
+            ) from None
         except MemoryError:
             raise ImageError("out_of_memory", "Decoding this image did not fit into memory.") from None
         except Exception as error:  # decoders meet arbitrary bytes and raise whatever they stumble over
@@ -141,30 +145,44 @@ def _to_rgb(image: Image.Image, format_name: str) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
-        return _high_byte(np.asarray(image), image).convert("RGB")
+        return _in_strips(image, _high_byte_of(image))
     if image.mode == "I" and format_name == "PNM":  # Pillow scales PNM with more than 8 bits to 0..65535
-        return _high_byte(np.asarray(image), image).convert("RGB")
+        return _in_strips(image, _high_byte_of(image))
     if image.mode in ("I", "F", "LAB"):
         meaning = {"I": "32-bit integer", "F": "floating point", "LAB": "Lab colour"}[image.mode]
         raise ImageError("unsupported", f"The pixels are {meaning} values, whose display is not defined.")
     if image.has_transparency_data:
-        return _over_white(image.convert("RGBA"))
+        return _in_strips(image, _over_white)
     return image.convert("RGB")
 
 
-def _high_byte(values: npt.NDArray[np.generic], image: Image.Image) -> Image.Image:
+def _in_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert some rows at a time: what stands between two images is several times larger than they are."""
+    result = Image.new("RGB", image.size)
+    for top in range(0, image.height, _STRIP_ROWS):
+        strip = image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))
+        result.paste(convert(strip), (0, top))
+    return result
+
+
+def _high_byte_of(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """What turns strips of a 16-bit image into RGB, by what its tags say about its values."""
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(_TIFF_BITS_PER_SAMPLE, (16,))
     shift = 4 if bits == (12,) else 8
-    grey = (np.clip(values.astype(np.int64), 0, 65535) >> shift).astype(np.uint8)
-    if tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO:
-        grey = 255 - grey
-    return Image.fromarray(grey)
+    white_is_zero = tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO
+
+    def convert(strip: Image.Image) -> Image.Image:
+        values = np.asarray(strip).astype(np.int64)
+        grey = (np.clip(values, 0, 65535) >> shift).astype(np.uint8)
+        return Image.fromarray(255 - grey if white_is_zero else grey).convert("RGB")
+
+    return convert
 
 
-def _over_white(image_rgba: Image.Image) -> Image.Image:
-    white = Image.new("RGBA", image_rgba.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image_rgba).convert("RGB")
+def _over_white(strip: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, strip.convert("RGBA")).convert("RGB")
 
 
 def _explain_failure(data: bytes, format_name: str, error: Exception) -> ImageError:

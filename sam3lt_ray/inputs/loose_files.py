@@ -83,7 +83,8 @@ def _read_file(task: _Task, max_image_mb: int, storage: StorageSettings) -> Enco
         message = describe_storage_failure(error, member.uri, storage).message
         if _is_about_this_file(error):
             return _unusable(task, "unreadable", message)
-        raise StorageError(message) from None
+        failure = describe_storage_failure(error, member.uri, storage)
+        raise (failure if isinstance(failure, StorageError) else StorageError(failure.message)) from None
     if size_bytes == 0:
         return _unusable(task, "empty", EMPTY_MESSAGE)
     if size_bytes > max_bytes:

@@ -17,6 +17,7 @@ from sam3lt_ray.inputs.file_listing import FileListing, check_bucket
 from sam3lt_ray.inputs.groups import GroupCandidate, form_groups
 from sam3lt_ray.inputs.ranged_file import RangedFile, SeekableRanges
 from sam3lt_ray.records import Shard
+from sam3lt_ray.redaction import carries_credentials
 from sam3lt_ray.storage.filesystem import is_s3, local_path
 
 MANIFEST_EXTENSIONS: Final = ("parquet", "csv", "jsonl", "ndjson", "json")
@@ -80,8 +81,13 @@ def resolve_uri(written: str, manifest_uri: str) -> str:
     """Absolute path or s3:// uri of what a manifest names.
 
     Raises:
-        InputError: A scheme that is not supported.
+        InputError: A scheme that is not supported, or credentials: the uri would stand in the run as the image's key.
     """
+    if carries_credentials(written):
+        raise InputError(
+            "The uri must not carry credentials (user:password@, or the signature of a presigned url). They come from "
+            "the environment, ~/.aws or the machine's role."
+        )
     if is_s3(written):
         return written
     if "://" in written or written.startswith(("/", "~")):

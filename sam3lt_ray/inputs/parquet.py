@@ -2,8 +2,9 @@
 
 Read in small batches through a buffered stream, so that a row group may be larger than memory. A page cannot be read in
 parts, though: twice the largest page of the image column is held (writers put as many rows into one as they are told,
-pyarrow 1,024 or a row group, whichever is less). The key is the key
-column's text, else the path in a Hugging Face image struct, else the row's number; a null key is the row's number.
+pyarrow 1,024 or a row group, whichever is less). How large one may be, and what is done about files that claim
+anything, stands in parquet_pages.py. The key is the key column's text, else the path in a Hugging Face image struct,
+else the row's number; a null key is the row's number.
 """
 
 from __future__ import annotations
@@ -27,12 +28,17 @@ from sam3lt_ray.inputs.image_stream import (
     too_large_message,
 )
 from sam3lt_ray.inputs.parquet_columns import ParquetColumns, choose_columns
+from sam3lt_ray.inputs.parquet_pages import ColumnChunkGuard
 from sam3lt_ray.inputs.ranged_file import RangedFile, SeekableRanges
 from sam3lt_ray.records import EncodedImage, ReadRange, Shard
 
 _STREAM_BUFFER_BYTES: Final = 4 * 2**20  # of each column; also the size of a request
 _BATCH_BYTES: Final = 16 * 2**20
 _MAX_BATCH_ROWS: Final = 64
+# A footer may claim any number of rows, and each that cannot be read becomes an error row. Honest images have bytes.
+_MIN_BELIEVED_ROWS: Final = 100_000
+# Encodings in which a few bytes of a page stand for a value of any size.
+_REPEATING_ENCODINGS: Final = {"PLAIN_DICTIONARY", "RLE_DICTIONARY", "DELTA_BYTE_ARRAY"}
 
 
 def stream_parquet(
@@ -54,7 +60,8 @@ def stream_parquet(
         StorageError: The shard cannot be read, or changed since it was listed.
         InputError: The shard has no image column, or several.
     """
-    source = SeekableRanges(RangedFile(shard.uri, storage, expected=shard))
+    ranged = RangedFile(shard.uri, storage, expected=shard)
+    source = SeekableRanges(ranged)
     try:
         file = pq.ParquetFile(source.as_arrow_file(), buffer_size=_STREAM_BUFFER_BYTES, pre_buffer=False)
     except Exception as error:
@@ -62,8 +69,13 @@ def stream_parquet(
         yield _unreadable_shard(error)
         return
     with file:
+        # Not the total that the footer states: nobody else looks at that one.
+        num_rows = sum(file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups))
+        if num_rows > max(ranged.size_bytes, _MIN_BELIEVED_ROWS):
+            yield _unreadable_shard(f"it claims {num_rows:,} rows in {ranged.size_bytes:,} bytes")
+            return
         columns = choose_columns(file.schema_arrow, settings, shard.uri)
-        yield from _RowReader(file, source, columns, settings).images(read_range.first, seen_keys)
+        yield from _RowReader(file, ranged, source, columns, settings).images(read_range.first, seen_keys)
 
 
 def read_schema(uri: str, storage: StorageSettings) -> pa.Schema | None:
@@ -82,9 +94,15 @@ def read_schema(uri: str, storage: StorageSettings) -> pa.Schema | None:
 
 class _RowReader:
     def __init__(
-        self, file: pq.ParquetFile, source: SeekableRanges, columns: ParquetColumns, settings: InputSettings
+        self,
+        file: pq.ParquetFile,
+        ranged: RangedFile,
+        source: SeekableRanges,
+        columns: ParquetColumns,
+        settings: InputSettings,
     ) -> None:
         self._file = file
+        self._ranged = ranged
         self._source = source
         self._columns = columns
         self._settings = settings
@@ -111,6 +129,7 @@ class _RowReader:
     def _row_group(self, group: int, group_first: int, read_from: int) -> Iterator[EncodedImage]:
         group_end = group_first + self._file.metadata.row_group(group).num_rows
         index, problem = group_first, ""
+        self._watch_pages(group)
         batches = self._file.iter_batches(
             # The same batches whatever the first wanted row: a bad page spoils the same rows on every reading.
             batch_size=self._batch_rows(group),
@@ -136,15 +155,32 @@ class _RowReader:
 
     def _batch_rows(self, group: int) -> int:
         """Rows that make about ``_BATCH_BYTES``, from the average the footer tells."""
-        metadata = self._file.metadata.row_group(group)
+        chunks = self._chunks(group)
+        if any(_may_repeat_values(chunk) for chunk in chunks):
+            return 1  # however large the value is that they repeat, one copy is made of it
         wanted = self._columns.projection[0]
-        sizes = [
-            metadata.column(position).total_uncompressed_size
-            for position in range(metadata.num_columns)
-            if metadata.column(position).path_in_schema == wanted
-        ]
-        average_bytes = sum(sizes) / max(metadata.num_rows, 1)
+        sizes = [chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == wanted]
+        average_bytes = sum(sizes) / max(self._file.metadata.row_group(group).num_rows, 1)
         return int(min(max(_BATCH_BYTES / max(average_bytes, 1), 1), _MAX_BATCH_ROWS))
+
+    def _chunks(self, group: int) -> list[pq.ColumnChunkMetaData]:
+        """Metadata of the columns that are read."""
+        metadata = self._file.metadata.row_group(group)
+        chunks = [metadata.column(position) for position in range(metadata.num_columns)]
+        return [chunk for chunk in chunks if chunk.path_in_schema in self._columns.projection]
+
+    def _watch_pages(self, group: int) -> None:
+        guards = [
+            ColumnChunkGuard(start, start + chunk.total_compressed_size, may_repeat_values=_may_repeat_values(chunk))
+            for chunk in self._chunks(group)
+            for start in [_first_page_offset(chunk)]
+        ]
+
+        def inspect(offset: int, data: bytes) -> None:
+            for guard in guards:
+                guard.check(offset, data, self._ranged.read_at)
+
+        self._source.inspect = inspect
 
     def _batch_images(self, batch: pa.RecordBatch, batch_first: int, first_row: int) -> Iterator[EncodedImage]:
         images = batch.column(self._columns.image)
@@ -181,7 +217,17 @@ def _unusable(index: int, key: str, kind: ImageErrorKind, message: str) -> Encod
     return EncodedImage(index, key, error_kind=kind, error_message=message)
 
 
-def _unreadable_shard(error: Exception) -> StreamedImage:
+def _may_repeat_values(chunk: pq.ColumnChunkMetaData) -> bool:
+    return chunk.has_dictionary_page or not _REPEATING_ENCODINGS.isdisjoint(chunk.encodings)
+
+
+def _first_page_offset(chunk: pq.ColumnChunkMetaData) -> int:
+    """Where Arrow begins to read."""
+    dictionary = chunk.dictionary_page_offset
+    return min(dictionary, chunk.data_page_offset) if dictionary else chunk.data_page_offset
+
+
+def _unreadable_shard(error: Exception | str) -> StreamedImage:
     sentence = f"The shard has no readable Parquet footer: it is cut off, or no Parquet file ({error})."
     image = _unusable(0, END_OF_SHARD_KEY, "truncated_shard", sentence)
     return StreamedImage(image, shard_error=sentence)

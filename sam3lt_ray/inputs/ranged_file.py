@@ -13,14 +13,14 @@ import pyarrow as pa
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import StorageError
 from sam3lt_ray.records import Shard
-from sam3lt_ray.storage.failures import s3_status
+from sam3lt_ray.storage.failures import RepeatedlyFailedError, is_unreachable, s3_status
 from sam3lt_ray.storage.filesystem import describe_storage_failure, open_filesystem
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-# The S3 filesystem has its own patience for answers such as 503, which is not multiplied here. This layer is for what
-# passes it by: bodies shorter than they should be, connections that broke too often, network mounts that stumble.
+# The S3 filesystem has its own patience, which is not multiplied here. This layer is for what passes it by, and for
+# network mounts that stumble.
 RETRY_DELAYS_S: Final = (0.2, 1.0, 4.0)
 _FINAL_ERRORS: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
@@ -40,7 +40,7 @@ def with_retries(request: Callable[[], _Result], delays_s: tuple[float, ...] | N
         except _FINAL_ERRORS:
             raise
         except Exception as error:  # botocore, aiohttp and the system each have their own families of passing errors
-            if s3_status(error) != 0:
+            if s3_status(error) != 0 or is_unreachable(error) or isinstance(error, RepeatedlyFailedError):
                 raise
             time.sleep(delay_s * random.uniform(0.5, 1.0))
     return request()
@@ -95,7 +95,8 @@ class RangedFile:
             return with_retries(request)
         except Exception as error:
             # A shard that could be listed is no wrong request any more, whatever keeps it from being read now.
-            raise StorageError(describe_storage_failure(error, self.uri, self._storage).message) from None
+            failure = describe_storage_failure(error, self.uri, self._storage)
+            raise (failure if isinstance(failure, StorageError) else StorageError(failure.message)) from None
 
     def _refuse_change(self, expected: Shard, version: str | None) -> None:
         size_changed = expected.size_bytes is not None and expected.size_bytes != self.size_bytes
@@ -124,11 +125,13 @@ class SeekableRanges(io.RawIOBase):
 
     Attributes:
         failure: The storage error a read ended with. Readers in other languages may wrap or swallow what is raised.
+        inspect: Sees every stretch (offset and bytes) before the reader does; what it raises, the reader meets.
     """
 
     def __init__(self, file: RangedFile) -> None:
         super().__init__()
         self.failure: StorageError | None = None
+        self.inspect: Callable[[int, bytes], None] | None = None
         self._file = file
         self._position = 0
 
@@ -163,6 +166,8 @@ class SeekableRanges(io.RawIOBase):
         except StorageError as error:
             self.failure = error
             raise
+        if self.inspect is not None:
+            self.inspect(self._position, data)
         self._position += len(data)
         return data
 

@@ -19,7 +19,12 @@ _REGULAR_TYPES: Final = (b"0", b"\0", b"7")
 _TYPES_WITHOUT_PAYLOAD: Final = (b"1", b"2", b"3", b"4", b"5", b"6")
 _GNU_LONG_NAME, _GNU_LONG_LINK, _GNU_SPARSE = b"L", b"K", b"S"
 _PAX_HEADER: Final = (b"x", b"X")
-_MAX_EXTENSION_BYTES: Final = 16 * 2**20
+# Of one extended header (a name, times, attributes): a few KB in practice. They are held whole.
+_MAX_EXTENSION_BYTES: Final = 2**20
+_MAX_EXTENSIONS: Final = 16  # in front of one member; writers use two or three
+# The records of pax headers that are used; all others are let go of at once.
+_USED_KEYWORDS: Final = ("path", "size")
+_SPARSE_PREFIX: Final = "GNU.sparse."
 # Writers pad an archive to their record size, at most 1 MiB with any of them; more than that is no padding.
 _MAX_PADDING_BYTES: Final = 2**20
 
@@ -75,6 +80,7 @@ class TarReader:
         """
         first_offset = self._next_offset
         overrides: dict[str, str] = {}
+        num_extensions = 0
         while True:
             offset = self._next_offset
             header = self._read_header_block(offset)
@@ -85,6 +91,9 @@ class TarReader:
             member = _parse_header(header, offset, first_offset)
             kind = header[156:157]
             if kind in (_GNU_LONG_NAME, _GNU_LONG_LINK, *_PAX_HEADER, b"g"):
+                num_extensions += 1
+                if num_extensions > _MAX_EXTENSIONS:
+                    raise TarDamageError(f"more than {_MAX_EXTENSIONS} extended headers follow byte {first_offset}")
                 payload = self._read_extension(member)
                 if kind == _GNU_LONG_NAME:
                     overrides["path"] = _to_text(payload.split(b"\0", 1)[0])
@@ -206,7 +215,11 @@ def _parse_pax(payload: bytes, offset: int) -> dict[str, str]:
         keyword, equals, value = record.partition(b"=")
         if length < 5 or not equals or not value.endswith(b"\n"):
             raise TarDamageError(f"the extended header at byte {offset} cannot be read")
-        records[_to_text(keyword)] = _to_text(value[:-1])
+        name = _to_text(keyword)
+        if name in _USED_KEYWORDS or name == "GNU.sparse.name":
+            records[name] = _to_text(value[:-1])
+        elif name.startswith(_SPARSE_PREFIX):
+            records[_SPARSE_PREFIX] = ""  # that there are some is all that counts
         position += length
     return records
 
@@ -217,7 +230,7 @@ def _apply_overrides(member: TarMember, overrides: dict[str, str]) -> TarMember:
     name = overrides.get("GNU.sparse.name", overrides.get("path"))
     if name is not None:
         member = replace(member, name=_clean_name(name))
-    is_sparse = member.is_sparse or any(keyword.startswith("GNU.sparse.") for keyword in overrides)
+    is_sparse = member.is_sparse or any(keyword.startswith(_SPARSE_PREFIX) for keyword in overrides)
     return replace(member, is_sparse=is_sparse)
 
 

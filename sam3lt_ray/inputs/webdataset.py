@@ -8,6 +8,7 @@ The key is the path up to the first dot of its last part (WebDataset's rule); wh
   file, whose name is kept and whose content is passed over. Samples without an image are no images and are not counted.
 * A key that comes again is an error row, whatever its extension is the second time.
 * Names that begin with a dot, links, devices and directories are passed over.
+* Nothing is ever unpacked to disk. Of a sample's side files the first 1,000 are named.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from sam3lt_ray.inputs.tar_reader import TarDamageError, TarMember, TarReader
 from sam3lt_ray.records import EncodedImage, ReadRange, Shard
 from sam3lt_ray.storage.filesystem import is_s3
 
+_MAX_SIDE_FILES: Final = 1_000  # of one sample; an archive may have millions of members with one key
 _SAMPLE_NAME: Final = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<extension>[^/]*)", re.DOTALL)
 
 
@@ -95,7 +97,11 @@ class _Sample:
     rival_name: str | None = None
     data: bytes = b""
     error: tuple[ImageErrorKind, str] | None = None
-    names: list[str] = field(default_factory=list)
+    names: dict[str, None] = field(default_factory=dict)  # in order, and found at once
+
+    def has(self, name: str) -> bool:
+        """Whether a member of this name was seen."""
+        return name in self.names or name == self.image_name
 
 
 class _SampleReader:
@@ -135,7 +141,7 @@ class _SampleReader:
                 continue
             key, extension = parts
             # The same name again is not another file of the sample but the key over again.
-            if sample is None or sample.key != key or member.name in sample.names:
+            if sample is None or sample.key != key or sample.has(member.name):
                 if sample is not None:
                     yield sample
                 sample = _Sample(key, member.header_offset)
@@ -153,7 +159,8 @@ class _SampleReader:
         return 1 if extension.rpartition(".")[2] in IMAGE_EXTENSIONS else 0
 
     def _add_member(self, sample: _Sample, member: TarMember, rank: int) -> None:
-        sample.names.append(member.name)
+        if len(sample.names) <= _MAX_SIDE_FILES:
+            sample.names[member.name] = None
         if rank == 0 or rank < sample.image_rank:
             return
         if rank == sample.image_rank:
@@ -194,7 +201,7 @@ class _SampleReader:
                 f"The key {sample.key!r} has two images, {sample.image_name!r} and {sample.rival_name!r}; say with "
                 "input.image_column which extension is the image's.",
             )
-        side_files = tuple(name for name in sample.names if name != sample.image_name)
+        side_files = tuple(name for name in sample.names if name != sample.image_name)[:_MAX_SIDE_FILES]
         kind, message = error if error is not None else (None, None)
         image = EncodedImage(self._index, sample.image_name, data, side_files, kind, message)
         self._index += 1

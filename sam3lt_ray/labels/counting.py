@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from sam3lt_ray.labels.columns import flat_list, presence_label_ids, struct_field
-from sam3lt_ray.labels.reading import RunReader
+from sam3lt_ray.labels.reading import LabeledImage, RunReader
+from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.ledger import UnitFile
 
 NUM_SCORE_BINS: Final = 100
@@ -76,7 +77,8 @@ class RunCounts:
 
     Attributes:
         images: Images that have a row.
-        images_by_status: "ok" and "error" to number of images; an image that failed in any layer is an error.
+        images_by_status: "ok" and "error" to number of images; an image that failed in any layer is an error, unless
+            other layers answer all that it was asked there.
         errors_by_kind: Kind of error to number of images.
         error_examples: Kind of error to its first few images.
         labels: Label id to its numbers, for every label of the vocabulary.
@@ -103,14 +105,22 @@ class RunCounts:
 def summarize(reader: RunReader) -> RunCounts:
     """Count everything in a run; memory grows with the images of one shard (8 bytes each), not with the run."""
     tally = _Tally({label.id: _LabelTally() for label in reader.vocabulary().labels})
-    for _, units in groupby(reader.unit_files(), key=attrgetter("shard_dir")):
-        tally.add_shard(_read_shard(reader, list(units)))
+    coverage = reader.coverage()
+    for _, of_shard in groupby(coverage.iter_units(), key=attrgetter("shard_dir")):
+        units = list(of_shard)
+        if coverage.is_asked_twice(units):
+            tally.add_images(reader.iter_shard(units, coverage))
+        else:
+            tally.add_shard(_read_shard(reader, units, coverage))
     return tally.result()
 
 
-def _read_shard(reader: RunReader, units: Sequence[UnitFile]) -> Iterator[pa.Table]:
-    for unit in sorted(units, key=attrgetter("layer")):
-        yield reader.read_table(unit, _COLUMNS)
+def _read_shard(
+    reader: RunReader, units: Sequence[UnitFile], coverage: Coverage
+) -> Iterator[tuple[pa.Table, frozenset[int]]]:
+    """Tables of a shard, oldest layers first, with the labels that count in them."""
+    for unit in sorted(units, key=lambda unit: int(unit.layer)):
+        yield reader.read_table(unit, _COLUMNS), coverage.answers[unit.layer]
 
 
 @dataclass(slots=True)
@@ -126,16 +136,27 @@ class _Tally:
     errors: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[ErrorExample]] = field(default_factory=dict)
 
-    def add_shard(self, tables: Iterator[pa.Table]) -> None:
+    def add_images(self, images: Iterator[LabeledImage]) -> None:
+        """Count whole images: exact also where two layers asked the same, but slower."""
+        for image in images:
+            self.images += 1
+            if image.status == "error":
+                self._add_error(str(image.error_kind), image.shard, image.key, str(image.error_message))
+            for label_id, presence in image.presence.items():
+                self.labels[label_id].images_present += presence >= PRESENT
+            for found in image.instances:
+                self.labels[found.label_id].scores[_score_bins(np.array([found.score]))[0]] += 1
+
+    def add_shard(self, tables: Iterator[tuple[pa.Table, frozenset[int]]]) -> None:
         """Layers repeat a shard's images: images and errors are counted once, by position in the shard."""
         positions: list[npt.NDArray[np.int64]] = []
         failed: set[int] = set()
-        for table in tables:
+        for table, label_ids in tables:
             index = table.column("index").to_numpy()
             positions.append(index)
             self._add_errors(table, index, failed)
-            self._add_presence(table)
-            self._add_scores(table)
+            self._add_presence(table, label_ids)
+            self._add_scores(table, label_ids)
         self.images += len(np.unique(np.concatenate(positions)))
 
     def _add_errors(self, table: pa.Table, index: npt.NDArray[np.int64], failed: set[int]) -> None:
@@ -145,31 +166,29 @@ class _Tally:
             if position in failed:
                 continue
             failed.add(position)
-            kind = str(table.column("error_kind")[row].as_py())
-            self.errors[kind] += 1
-            examples = self.examples.setdefault(kind, [])
-            if len(examples) < _EXAMPLES_PER_KIND:
-                shard, key, message = (table.column(name)[row].as_py() for name in ("shard", "key", "error_message"))
-                examples.append(ErrorExample(str(shard), str(key), str(message)))
+            columns = ("error_kind", "shard", "key", "error_message")
+            self._add_error(*(str(table.column(name)[row].as_py()) for name in columns))
 
-    def _add_presence(self, table: pa.Table) -> None:
+    def _add_error(self, kind: str, shard: str, key: str, message: str) -> None:
+        self.errors[kind] += 1
+        examples = self.examples.setdefault(kind, [])
+        if len(examples) < _EXAMPLES_PER_KIND:
+            examples.append(ErrorExample(shard, key, message))
+
+    def _add_presence(self, table: pa.Table, wanted: frozenset[int]) -> None:
         label_ids = presence_label_ids(table.schema)
         values, _ = flat_list(table, "presence")
         presence = values.to_numpy(zero_copy_only=False).reshape(-1, max(1, len(label_ids)))
         for label_id, images in zip(label_ids, (presence >= PRESENT).sum(axis=0).tolist(), strict=False):
-            self._label(label_id).images_present += images
+            if label_id in wanted:
+                self.labels[label_id].images_present += images
 
-    def _add_scores(self, table: pa.Table) -> None:
+    def _add_scores(self, table: pa.Table, wanted: frozenset[int]) -> None:
         structs, _ = flat_list(table, "instances")
         label_ids = struct_field(structs, "label_id").to_numpy(zero_copy_only=False)
-        scores = struct_field(structs, "score").to_numpy(zero_copy_only=False)
-        bins = np.clip((scores * NUM_SCORE_BINS).astype(np.int64), 0, NUM_SCORE_BINS - 1)
-        for label_id in np.unique(label_ids).tolist():
-            of_label = np.bincount(bins[label_ids == label_id], minlength=NUM_SCORE_BINS)
-            self._label(label_id).scores += of_label
-
-    def _label(self, label_id: int) -> _LabelTally:
-        return self.labels.setdefault(label_id, _LabelTally())
+        bins = _score_bins(struct_field(structs, "score").to_numpy(zero_copy_only=False))
+        for label_id in wanted.intersection(np.unique(label_ids).tolist()):
+            self.labels[label_id].scores += np.bincount(bins[label_ids == label_id], minlength=NUM_SCORE_BINS)
 
     def result(self) -> RunCounts:
         num_errors = sum(self.errors.values())
@@ -183,3 +202,7 @@ class _Tally:
                 for label_id, tally in self.labels.items()
             },
         )
+
+
+def _score_bins(scores: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
+    return np.clip((scores * NUM_SCORE_BINS).astype(np.int64), 0, NUM_SCORE_BINS - 1)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -23,15 +22,10 @@ def read_resume_offset(store: RunStore, path: str) -> int | None:
     return offset
 
 
-def add_up_counts(store: RunStore, paths: Iterable[str]) -> UnitCounts:
-    """Images, errors and instances of committed units together; opens the files side by side."""
-    images, errors, instances = 0, Counter[str](), Counter[int]()
+def read_counts(store: RunStore, paths: Iterable[str]) -> Iterator[UnitCounts]:
+    """Images, errors and instances of each of some committed units; opens the files side by side."""
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        for counts in pool.map(lambda path: _unit_counts(store, path), paths):
-            images += counts.images
-            errors.update(counts.errors)
-            instances.update(counts.instances)
-    return UnitCounts(images, dict(errors), dict(instances))
+        yield from pool.map(lambda path: _unit_counts(store, path), paths)
 
 
 def _unit_counts(store: RunStore, path: str) -> UnitCounts:

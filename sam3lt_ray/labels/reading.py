@@ -1,4 +1,4 @@
-"""Reading a run back: one value per input image, whatever shards, units and layers it was labeled in.
+"""Reading a run back: one value per input image, whatever shards, units, layers and retries it was labeled in.
 
 Memory is bounded by one unit's file per layer, so a run of any size can be exported, evaluated and reported.
 """
@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sam3lt_ray.errors import InputError, RunMismatchError
 from sam3lt_ray.labels.columns import LabeledImage, images_of_table
-from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger, UnitFile, parse_unit_path
+from sam3lt_ray.storage.coverage import Coverage
+from sam3lt_ray.storage.layers import questions_of, read_layers
+from sam3lt_ray.storage.ledger import LABELS_PREFIX, UnitFile
 from sam3lt_ray.storage.run_directory import VOCABULARY_PATH, read_json, read_run
+from sam3lt_ray.storage.snapshot import read_editions
 from sam3lt_ray.storage.store import RunStore
 from sam3lt_ray.vocabulary.labels import Vocabulary
 
@@ -29,6 +34,9 @@ __all__ = ["LabeledImage", "RunReader"]
 @dataclass(frozen=True)
 class RunReader:
     """Reads the committed labels of a run; a run that is still being labeled reads as far as it is.
+
+    What is read is what the run's vocabulary says now: labels that were removed are not in it, nor are answers to
+    prompts that a label no longer has, nor labels of a content that a shard no longer has.
 
     Attributes:
         store: The run directory.
@@ -45,12 +53,8 @@ class RunReader:
         """
         return read_run(self.store)
 
-    def vocabulary(self) -> Vocabulary:
-        """The run's labels with their ids, in the order of vocabulary.json.
-
-        Raises:
-            InputError: The run has no vocabulary.json.
-        """
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
         value = read_json(self.store, VOCABULARY_PATH)
         if value is None:
             raise InputError(
@@ -58,6 +62,14 @@ class RunReader:
                 "`sam3lt label` writes it before the first image; start it again."
             )
         return Vocabulary.from_json(value)
+
+    def vocabulary(self) -> Vocabulary:
+        """The run's labels with their ids, in the order of vocabulary.json; removed ones are not among them.
+
+        Raises:
+            InputError: The run has no vocabulary.json.
+        """
+        return self._vocabulary
 
     def default_score_threshold(self) -> float:
         """Scores under it are not exported, for labels without a threshold of their own (from the run's config)."""
@@ -69,36 +81,45 @@ class RunReader:
         default = self.default_score_threshold() if score_threshold is None else score_threshold
         return {label.id: default if label.threshold is None else label.threshold for label in self.vocabulary().labels}
 
-    def unit_files(self) -> list[UnitFile]:
-        """Every committed unit, by shard directory, position and layer.
+    def coverage(self) -> Coverage:
+        """What is committed now.
 
         Raises:
             RunMismatchError: Units of one layer overlap.
         """
-        paths = [file.path for file in self.store.list(f"{LABELS_PREFIX}/")]
-        layers = sorted({unit.layer for path in paths if (unit := parse_unit_path(path)) is not None})
-        units = [unit for layer in layers for unit in Ledger.from_paths(layer, paths).iter_units()]
-        return sorted(units, key=lambda unit: (unit.shard_dir, unit.range.first, unit.layer))
+        paths = [file.path for file in self.store.list(LABELS_PREFIX)]
+        layers = read_layers(self.store, self.run)
+        wanted = questions_of(self.vocabulary().labels)
+        return Coverage(layers, wanted, read_editions(self.store)).add_paths(paths)
+
+    def unit_files(self) -> list[UnitFile]:
+        """Every committed unit that is read, by shard directory, position and layer.
+
+        Raises:
+            RunMismatchError: Units of one layer overlap.
+        """
+        return list(self.coverage().iter_units())
 
     def read_table(self, unit: UnitFile, columns: Sequence[str] | None = None) -> pa.Table:
-        """One unit's rows with the file's metadata.
+        """One unit's rows with the file's metadata; rows that were tried again are the newest ones.
 
         Args:
             unit: Which unit.
             columns: Names of the columns to read ("instances.list.element.score" for a part); None: all.
         """
-        with self.store.open(unit.path) as file:
-            try:
-                return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
-            except pa.ArrowInvalid as error:
-                raise RunMismatchError(
-                    f"{self.store.location(unit.path)} is not a readable Parquet file ({error}). Units are written "
-                    "whole or not at all, so it was damaged later. Delete it and run `sam3lt label` again: only this "
-                    "unit is labeled anew."
-                ) from error
+        if not unit.num_retries:
+            return self._read_file(unit.path, columns)
+        wanted = None if columns is None else list(dict.fromkeys(["index", *columns]))
+        table = self._read_file(unit.path, wanted)
+        for path in unit.paths[1:]:
+            newer = self._read_file(path, wanted)
+            is_kept = pc.invert(pc.is_in(table.column("index"), value_set=newer.column("index").combine_chunks()))
+            table = pa.concat_tables([table.filter(is_kept), newer.replace_schema_metadata(table.schema.metadata)])
+        table = table.sort_by("index")
+        return table if columns is None or "index" in columns else table.drop_columns(["index"])
 
     def iter_tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """One table per unit file (LABEL_SCHEMA, or the named columns of it); layers are not joined."""
+        """One table per unit (LABEL_SCHEMA, or the named columns of it); layers are not joined."""
         for unit in self.unit_files():
             yield self.read_table(unit, columns)
 
@@ -108,38 +129,86 @@ class RunReader:
         An image that failed in any layer has status "error" and the reason of the first such layer; its labels from
         the other layers are kept.
         """
-        for _, units in groupby(self.unit_files(), key=attrgetter("shard_dir")):
-            yield from self._iter_shard(list(units))
+        coverage = self.coverage()
+        for _, units in groupby(coverage.iter_units(), key=attrgetter("shard_dir")):
+            yield from self.iter_shard(list(units), coverage)
 
-    def _iter_shard(self, units: Sequence[UnitFile]) -> Iterator[LabeledImage]:
-        layers = sorted({unit.layer for unit in units})
-        streams = [self._iter_layer([unit for unit in units if unit.layer == layer]) for layer in layers]
-        if len(streams) == 1:
-            yield from streams[0]
+    def iter_shard(self, units: Sequence[UnitFile], coverage: Coverage) -> Iterator[LabeledImage]:
+        """The same for the units of one shard in all layers, in order within each layer."""
+        layers = sorted({unit.layer for unit in units}, key=int)
+        if len(layers) == 1:
+            yield from self._iter_layer(units, coverage.answers[layers[0]])
             return
         # Rows of a layer are in order of index, so merging the layers needs one unit of each in memory.
-        for _, same_image in groupby(heapq.merge(*streams, key=attrgetter("index")), key=attrgetter("index")):
+        streams = [
+            self._layer_answers([unit for unit in units if unit.layer == layer], coverage.answers[layer])
+            for layer in layers
+        ]
+        by_index = attrgetter("image.index")
+        for _, same_image in groupby(heapq.merge(*streams, key=by_index), key=by_index):
             yield join_layers(list(same_image))
 
-    def _iter_layer(self, units: Sequence[UnitFile]) -> Iterator[LabeledImage]:
+    def _layer_answers(self, units: Sequence[UnitFile], label_ids: AbstractSet[int]) -> Iterator[LayerAnswer]:
+        for image in self._iter_layer(units, label_ids):
+            yield LayerAnswer(image, label_ids)
+
+    def _iter_layer(self, units: Sequence[UnitFile], label_ids: AbstractSet[int]) -> Iterator[LabeledImage]:
         for unit in units:
-            yield from images_of_table(self.read_table(unit))
+            for image in images_of_table(self.read_table(unit)):
+                yield _restricted(image, label_ids)
+
+    def _read_file(self, path: str, columns: Sequence[str] | None) -> pa.Table:
+        with self.store.open(path) as file:
+            try:
+                return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
+            except pa.ArrowInvalid as error:
+                again = "sam3lt label --retry-errors" if ".retry-" in path else "sam3lt label"
+                raise RunMismatchError(
+                    f"{self.store.location(path)} is not a readable Parquet file ({error}). Files are written whole or "
+                    f"not at all, so it was damaged later. Delete it and run `{again}` again: only what it held is "
+                    "labeled anew."
+                ) from error
 
 
-def join_layers(layers: Sequence[LabeledImage]) -> LabeledImage:
+@dataclass(frozen=True, slots=True)
+class LayerAnswer:
+    """What one layer says about an image.
+
+    Attributes:
+        image: The answer, or why there is none.
+        label_ids: What the layer was asked for, as far as it is wanted.
+    """
+
+    image: LabeledImage
+    label_ids: AbstractSet[int]
+
+
+def join_layers(answers: Sequence[LayerAnswer]) -> LabeledImage:
     """One image from what each layer says about it.
+
+    Where two layers answer one label, the newer one counts: two drivers with different vocabularies may have asked.
+
+    Args:
+        answers: Oldest layer first.
 
     Raises:
         RunMismatchError: The layers saw different images at the same position of the shard.
     """
-    first = layers[0]
-    for other in layers[1:]:
+    first = answers[0].image
+    for other in (answer.image for answer in answers[1:]):
         if other.image_id != first.image_id:
             raise RunMismatchError(
                 f"Image {first.index} of shard {first.shard!r} is {first.key!r} in one layer and {other.key!r} in "
                 "another: the shard changed between two runs. Label it into a new run directory."
             )
-    failed = next((layer for layer in layers if layer.status == "error"), None)
+    answered: set[int] = set()
+    layers: list[LabeledImage] = []
+    for answer in reversed(answers):
+        image = answer.image
+        layers.insert(0, _restricted(image, image.presence.keys() - answered) if image.presence else image)
+        answered |= image.presence.keys()
+    failures = (one.image for one in answers if one.image.status == "error" and not one.label_ids <= answered)
+    failed = next(failures, None)
     measured = next((layer for layer in layers if layer.width is not None), first)
     return LabeledImage(
         image_id=first.image_id,
@@ -154,4 +223,16 @@ def join_layers(layers: Sequence[LabeledImage]) -> LabeledImage:
         presence={label_id: value for layer in layers for label_id, value in layer.presence.items()},
         saturated=tuple(label_id for layer in layers for label_id in layer.saturated),
         instances=tuple(instance for layer in layers for instance in layer.instances),
+    )
+
+
+def _restricted(image: LabeledImage, label_ids: AbstractSet[int]) -> LabeledImage:
+    """The image with the answers to some labels only."""
+    if image.presence.keys() <= label_ids:
+        return image
+    return replace(
+        image,
+        presence={label_id: value for label_id, value in image.presence.items() if label_id in label_ids},
+        saturated=tuple(label_id for label_id in image.saturated if label_id in label_ids),
+        instances=tuple(found for found in image.instances if found.label_id in label_ids),
     )

@@ -6,10 +6,13 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from sam3lt_ray.labels.footer import add_up_counts
-from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger, parse_unit_path
+from sam3lt_ray.labels.joined_counts import joined_counts
+from sam3lt_ray.labels.reading import RunReader
+from sam3lt_ray.storage.coverage import Coverage
+from sam3lt_ray.storage.layers import questions_of, read_layers
+from sam3lt_ray.storage.ledger import LABELS_PREFIX, parse_unit_path
 from sam3lt_ray.storage.run_directory import SUMMARY_PATH, VOCABULARY_PATH, read_json, read_run
-from sam3lt_ray.storage.snapshot import read_snapshot
+from sam3lt_ray.storage.snapshot import editions_of, read_snapshot
 from sam3lt_ray.storage.store import RunStore, StoredFile
 
 _RECENT_S: Final = 600.0
@@ -20,7 +23,8 @@ class RunState:
     """How far a run is.
 
     Attributes:
-        images_done: Images that have their row.
+        shards_done: Shards whose images have all been asked every label of the vocabulary.
+        images_done: Images that have a row.
         images_per_s: From the commits of the last ten minutes before the newest one; None with fewer than two.
         last_commit_age_s: Seconds since the newest commit, by the store's clock and this machine's.
         last_summary: run_summary.json of the latest start that came to an end; None when there is none.
@@ -42,7 +46,7 @@ class RunState:
 
     @property
     def is_complete(self) -> bool:
-        """Every image of every known shard has its row."""
+        """Every image of every known shard has been asked every label."""
         return self.shards_done == self.shards_total
 
     def to_json(self) -> dict[str, Any]:
@@ -75,24 +79,26 @@ def read_run_state(store: RunStore) -> RunState:
         InputError: There is no run here.
     """
     run = read_run(store)
-    vocabulary = read_json(store, VOCABULARY_PATH) or {"layers": [], "labels": []}
+    reader = RunReader(store)
+    labels = reader.vocabulary().labels if store.exists(VOCABULARY_PATH) else ()
     shards = read_snapshot(store)
     files = [item for item in store.list(LABELS_PREFIX) if parse_unit_path(item.path) is not None]
-    layer = vocabulary["layers"][0] if vocabulary["layers"] else ""
-    ledger = Ledger.from_paths(layer, (item.path for item in files))
-    counts = add_up_counts(store, (unit.path for unit in ledger.iter_units()))
-    names = {label["id"]: label["name"] for label in vocabulary["labels"]}
+    coverage = Coverage(read_layers(store, run), questions_of(labels), editions_of(shards))
+    coverage.add_paths([item.path for item in files])
+    counts = joined_counts(reader, coverage)
+    done = sum(1 for shard in shards if labels and not coverage.gaps(shard))
+    names = {label.id: label.name for label in labels}
     return RunState(
         run=store.uri,
         fingerprint=run["fingerprint"],
         shards_total=len(shards),
-        shards_done=sum(1 for shard in shards if ledger.is_complete(shard.name)),
-        shards_started=sum(1 for shard in shards if ledger.units(shard.name)),
-        units_done=ledger.total_units(),
+        shards_done=done,
+        shards_started=sum(1 for shard in shards if coverage.units(shard)),
+        units_done=sum(1 for _ in coverage.iter_units()),
         images_done=counts.images,
         images_ok=counts.images - counts.num_errors,
         errors=dict(counts.errors),
-        instances={names.get(label_id, str(label_id)): n for label_id, n in sorted(counts.instances.items())},
+        instances={names[label_id]: n for label_id, n in sorted(counts.instances.items())},
         images_per_s=_recent_rate(files),
         last_commit_age_s=max(0.0, time.time() - max(item.modified_s for item in files)) if files else None,
         last_summary=read_json(store, SUMMARY_PATH),

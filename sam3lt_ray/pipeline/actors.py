@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
 
-from sam3lt_ray.errors import ImageError
+from sam3lt_ray.errors import EXIT_RETRY, ImageError, Sam3ltError
 from sam3lt_ray.labels.rows import Provenance, UnitCounts, build_rows, count_rows, encode_unit_file
+from sam3lt_ray.logs import log_fields, name_run_in_logs
 from sam3lt_ray.pipeline.pass_marker import is_current
 from sam3lt_ray.records import ImageLabels, Unit
+from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.stages.careful import CarefulLabeler
 from sam3lt_ray.stages.commit import UnitCommitter
 from sam3lt_ray.stages.label import Engine, ImageLabeler, LabelTimings
 from sam3lt_ray.stages.unit_table import table_to_units
-from sam3lt_ray.storage.ledger import unit_path
 from sam3lt_ray.storage.store import RunStore
 from sam3lt_ray.vocabulary.labels import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 _EXIT_SOFTWARE: Final = 70  # EX_SOFTWARE of sysexits.h; Ray restarts the actor
 _ASK_EVERY_S: Final = 5.0
@@ -36,6 +40,7 @@ class LabelJob:
 
     Attributes:
         load_engine: Makes the engine with the vocabulary's prompts encoded; called once per actor process.
+        vocabulary: The labels of the layer.
         careful: Label image by image and leave a note before each (see :mod:`sam3lt_ray.stages.careful`).
         image_timeout_s: A batch that takes longer ends the process; then the careful pass finds the image.
         pass_id: The pass this belongs to; an actor that outlives it ends itself.
@@ -45,7 +50,6 @@ class LabelJob:
     vocabulary: Vocabulary
     provenance: Provenance
     store: RunStore
-    layer: str
     merge_iou: float
     max_pixels: int
     decode_threads: int
@@ -57,10 +61,12 @@ class LabelJob:
 
 @dataclass(frozen=True, slots=True)
 class UnitOutcome:
-    """What the driver learns about a unit that has just been committed.
+    """What the driver learns about a unit that was labeled.
 
     Attributes:
-        created: False when the unit had its file already.
+        created: This start made the file; False: it was there already, or could not be stored.
+        failure: Why the unit could not be stored, which leaves it missing; None: it is committed.
+        failure_passes: Storage is away for a reason that passes.
         num_bytes: Of the label file.
         timings: With reading and writing.
         num_read_bytes: Of the unit's images, compressed.
@@ -69,6 +75,8 @@ class UnitOutcome:
     shard: str
     path: str
     created: bool
+    failure: str | None
+    failure_passes: bool
     counts: UnitCounts
     num_bytes: int
     timings: LabelTimings
@@ -80,6 +88,7 @@ class SegmentActor:
 
     def __init__(self, job: LabelJob) -> None:
         self._job = job
+        name_run_in_logs(without_credentials(job.store.uri))
         if not is_current(job.store, job.pass_id):
             raise RuntimeError("The pass of this actor is over.")  # a failed start frees what the actor holds
         engine = job.load_engine()
@@ -90,7 +99,7 @@ class SegmentActor:
             max_pixels=job.max_pixels,
             decode_threads=job.decode_threads,
         )
-        self._careful = CarefulLabeler(self._labeler, job.store, job.layer)
+        self._careful = CarefulLabeler(self._labeler, job.store)
         self._watchdog = Watchdog(job.image_timeout_s, lambda: is_current(job.store, job.pass_id))
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -98,12 +107,13 @@ class SegmentActor:
         return pa.Table.from_pylist([self._label(unit) for unit in table_to_units(table)])
 
     def _label(self, unit: Unit) -> dict[str, object]:
-        with self._watchdog.watching() as feed:
+        with log_fields(shard=unit.shard, unit=unit.path), self._watchdog.watching() as feed:
             results, timings = self._label_images(unit, feed)
         rows = build_rows(unit, results, loose_files=self._job.loose_files)
+        _log_unit(unit, results, timings)
         return {
             "shard": unit.shard,
-            "path": unit_path(self._job.layer, unit.shard, unit.range),
+            "path": unit.path,
             "file": encode_unit_file(unit, rows, self._job.provenance),
             "counts": json.dumps(count_rows(rows).to_json()),
             "timings": json.dumps(asdict(timings)),
@@ -121,6 +131,12 @@ class SegmentActor:
         return results, self._labeler.timings(start)
 
 
+def _log_unit(unit: Unit, results: Sequence[ImageLabels | ImageError], timings: LabelTimings) -> None:
+    num_errors = sum(1 for result in results if isinstance(result, ImageError))
+    with log_fields(shard=unit.shard, unit=unit.path):
+        logger.info("%d images labeled in %.1f s, %d errors", len(results), timings.wall_s, num_errors)
+
+
 class CommitTask:
     """Function for ``map_batches``: commits label files and passes on the rest of the row."""
 
@@ -128,14 +144,20 @@ class CommitTask:
         self._committer = committer
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Commit the label files of a batch; the files themselves go no further."""
+        """Commit the label files of a batch; the files themselves go no further.
+
+        Storage that refuses one is told to the driver, which knows whether it refuses all of them.
+        """
         rows = table.to_pylist()
         for row in rows:
             data = row.pop("file")
+            row.update(created=False, failure="", failure_passes=False, num_bytes=len(data))
             start = time.perf_counter()
-            row["created"] = self._committer(row["path"], data)
+            try:
+                row["created"] = self._committer(row["path"], data)
+            except Sam3ltError as error:
+                row.update(failure=error.message, failure_passes=error.exit_code == EXIT_RETRY)
             row["write_s"] = time.perf_counter() - start
-            row["num_bytes"] = len(data)
         return pa.Table.from_pylist(rows)
 
 
@@ -146,6 +168,8 @@ def outcomes(table: pa.Table) -> list[UnitOutcome]:
             shard=row["shard"],
             path=row["path"],
             created=row["created"],
+            failure=row["failure"] or None,
+            failure_passes=row["failure_passes"],
             counts=UnitCounts.from_json(json.loads(row["counts"])),
             num_bytes=row["num_bytes"],
             timings=_timings(row),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from ray.util.metrics import Counter, Gauge
@@ -32,18 +32,13 @@ class RunMetrics:
         run: The run's location, a tag of all metrics.
         label_names: Name by label id; beyond :data:`MAX_LABELS` they are counted as :data:`OTHER_LABELS`.
         num_actors: How many devices there are to be busy.
-        clock: Monotonic seconds.
+        shards: Which are open.
     """
 
-    def __init__(
-        self,
-        run: str,
-        label_names: Mapping[int, str],
-        num_actors: int,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, run: str, label_names: Mapping[int, str], num_actors: int, shards: OpenShards) -> None:
         self._label_names = dict(list(label_names.items())[:MAX_LABELS])
-        self._busy = BusyShare(num_actors, clock)
+        self._busy = BusyShare(num_actors)
+        self._open_shards = shards
         self._images = _counter(
             "sam3lt_images", "Images labeled and committed by this start, by status.", "status", run
         )
@@ -63,13 +58,10 @@ class RunMetrics:
             "sam3lt_shards", "Shards by state: open, or final (every image has its row).", "state", run
         )
 
-    def shards_known(self, num_open: int, num_final: int) -> None:
-        """How many shards there are to do, and how many are done."""
-        self._shards.set(num_open, {"state": "open"})
-        self._shards.set(num_final, {"state": "final"})
+        self._show_shards()
 
     def add(self, outcome: UnitOutcome) -> float:
-        """Count a unit that has just been committed.
+        """Count a unit that was labeled.
 
         Returns:
             The share of the last minute the devices worked.
@@ -80,6 +72,9 @@ class RunMetrics:
         _increase(self._bytes_read, outcome.num_read_bytes)
         share = self._busy.add(outcome.timings.busy_s)
         self._busy_share.set(share)
+        if outcome.failure is None:
+            self._open_shards.add(outcome)
+            self._show_shards()
         if outcome.created:
             counts = outcome.counts
             _increase(self._images, counts.images - counts.num_errors, {"status": "ok"})
@@ -87,6 +82,10 @@ class RunMetrics:
             for label_id, count in counts.instances.items():
                 _increase(self._instances, count, {"label": self._label_names.get(label_id, OTHER_LABELS)})
         return share
+
+    def _show_shards(self) -> None:
+        self._shards.set(self._open_shards.num_open, {"state": "open"})
+        self._shards.set(self._open_shards.num_final, {"state": "final"})
 
 
 class BusyShare:
@@ -117,34 +116,44 @@ class OpenShards:
     """Which shards are still open, as units are committed.
 
     Args:
-        work: What is to do; all other shards are final.
+        work: What is to do, of all layers; all other shards are final.
         num_shards: Shards of the run.
     """
 
     def __init__(self, work: Iterable[ShardWork], num_shards: int) -> None:
-        self._units: dict[str, set[UnitRange]] = {item.shard.name: set(item.committed) for item in work}
+        self._left = {(item.shard.name, item.layer): (_gaps(item), set[UnitRange]()) for item in work}
         self._num_shards = num_shards
 
     @property
     def num_open(self) -> int:
         """Shards that lack rows."""
-        return len(self._units)
+        return len({shard for shard, _ in self._left})
 
     @property
     def num_final(self) -> int:
-        """Shards whose every image has its row."""
-        return self._num_shards - len(self._units)
+        """Shards whose every image has all its rows."""
+        return self._num_shards - self.num_open
 
     def add(self, outcome: UnitOutcome) -> None:
         """A unit of a shard is committed."""
-        unit, units = parse_unit_path(outcome.path), self._units.get(outcome.shard)
-        if unit is None or units is None:
+        unit = parse_unit_path(outcome.path)
+        if unit is None or (key := (outcome.shard, unit.layer)) not in self._left:
             return
+        gaps, units = self._left[key]
         units.add(unit.range)
-        last = next((one for one in units if one.is_last), None)
-        # Units never overlap, so a shard is whole when its units have as many images as the last one says there are.
-        if last is not None and sum(one.count for one in units) == last.end:
-            del self._units[outcome.shard]
+        if all(_is_filled(first, end, units) for first, end in gaps):
+            del self._left[key]
+
+
+def _gaps(work: ShardWork) -> Sequence[tuple[int, int | None]]:
+    return work.gaps or [(retry.unit.range.first, retry.unit.range.end) for retry in work.retries]
+
+
+def _is_filled(first: int, end: int | None, units: Iterable[UnitRange]) -> bool:
+    """Units never overlap and never reach over the end of a gap, so it is enough to count images."""
+    inside = [unit for unit in units if unit.first >= first and (end is None or unit.end <= end)]
+    last = end if end is not None else next((unit.end for unit in inside if unit.is_last), None)
+    return last is not None and sum(unit.count for unit in inside) == last - first
 
 
 def _counter(name: str, description: str, tag: str | None, run: str) -> Counter:

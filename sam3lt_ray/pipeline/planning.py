@@ -5,13 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.inputs.counting import count_images
 from sam3lt_ray.pipeline.feeding import cores_per_gpu
+from sam3lt_ray.pipeline.fork import find_origin
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
+from sam3lt_ray.pipeline.worklist import Missing, find_missing, labels_of, num_rows, plan_retries
 from sam3lt_ray.records import Shard
+from sam3lt_ray.storage.coverage import Coverage, Gap
+from sam3lt_ray.storage.layers import find_layer
+
+_MAX_NAMED: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLayer:
+    """Labels that will be asked together.
+
+    Attributes:
+        layer: Its name; None: a new one.
+        labels: Names of the labels.
+        shards: Shards with images that will be asked.
+        images: How many these are; None where the format only tells by reading.
+    """
+
+    layer: str | None
+    labels: tuple[str, ...]
+    shards: int
+    images: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,23 +42,31 @@ class PlanReport:
     """What is there, what is done, what a start would do.
 
     Attributes:
+        shards_changed: Shards with other content than was labeled, which will be labeled anew.
         images_total: Images of the whole input; None where the format only tells by reading everything.
+        images_done: Images that were asked all labels.
         images_to_do: The same for what is missing.
+        label_changes: What the vocabulary changes in the run: "new: cat", ...
+        layers: What will be asked of which images.
+        rows_to_retry: Error rows that would be made again; None: nobody asked for that.
         cores_per_gpu: CPU cores that one GPU keeps busy with this vocabulary, by rule of thumb.
         rerun: "new" | "continue" | "nothing to do" | "refused".
         differences: Why a start would be refused: settings that change labels and differ from the run's.
     """
 
     run: str
+    forked_from: str | None
     input: str
     format: str
     checkpoint: str
     labels: int
     prompts: int
+    label_changes: tuple[str, ...]
     shards_total: int
     shards_done: int
     shards_partly_done: int
     shards_new: int
+    shards_changed: int
     shards_vanished: int
     bytes_total: int | None
     bytes_to_do: int | None
@@ -43,6 +74,8 @@ class PlanReport:
     images_done: int
     images_to_do: int | None
     units_done: int
+    layers: tuple[PlannedLayer, ...]
+    rows_to_retry: int | None
     cores_per_gpu: int
     rerun: str
     differences: tuple[str, ...]
@@ -58,64 +91,123 @@ class PlanReport:
             f"input        {self.input} ({self.format})",
             f"model        {self.checkpoint}",
             f"vocabulary   {self.labels} labels, {self.prompts} prompts",
+            *(f"labels       {line}" for line in self.label_changes),
             f"shards       {self.shards_total}: {self.shards_done} done, {self.shards_partly_done} partly done, "
-            f"{self.shards_total - self.shards_done - self.shards_partly_done} untouched",
+            f"{self.shards_total - self.shards_done - self.shards_partly_done} untouched; {self.shards_new} new",
             f"images       {_number(self.images_total)}: {self.images_done:,} done, {_number(self.images_to_do)} to do",
             f"bytes        {_size(self.bytes_total)}: {_size(self.bytes_to_do)} to do",
         ]
+        if self.forked_from is not None:
+            lines.insert(1, f"fork of      {self.forked_from}; nothing is reused")
+        if self.rows_to_retry is not None:
+            lines.append(f"retry        {self.rows_to_retry:,} error rows, and nothing else")
+        else:
+            lines += [_describe_layer(layer) for layer in self.layers]
         lines.append(f"cores        {self.cores_per_gpu} per GPU keep it busy (JPEGs of about 1280 x 960)")
+        if self.shards_changed:
+            lines.append(f"changed      {self.shards_changed} shards have other content; their labels are replaced")
         if self.shards_vanished:
             lines.append(f"vanished     {self.shards_vanished} shards are gone from the input; their labels are kept")
         lines += [f"differs      {line}" for line in self.differences]
         return "\n".join(lines)
 
 
-def plan_run(config: Config, base_dir: Path | None = None) -> PlanReport:
+def plan_run(
+    config: Config, base_dir: Path | None = None, *, retry_errors: bool = False, fork: str | None = None
+) -> PlanReport:
     """Look at input and run directory.
 
     Args:
         config: The settings.
         base_dir: Folder that relative paths in the configuration start from; None: the working directory.
+        retry_errors: Plan for ``--retry-errors``; reads what says which rows have errors.
+        fork: Plan for ``--fork``: the new run directory.
 
     Raises:
         UsageError: The run could not start.
     """
-    prepared = prepare_run(config, base_dir)
-    ledger = prepared.ledger()
-    todo = {work.shard.name for work in prepared.missing(ledger)}
-    started = {shard.name for shard in prepared.shards if ledger.units(shard.name)}
+    origin = None if fork is None else find_origin(config, fork)
+    config = config if origin is None else origin.forked_config
+    prepared = prepare_run(config, base_dir, origin=origin)
+    coverage = prepared.coverage()
+    # Without labels of a content that a shard no longer has: a start removes them.
+    missing = {} if prepared.differences else find_missing(prepared, coverage)
+    todo = {shard.name for shards in missing.values() for shard, _ in shards}
+    started = {shard.name for shard in prepared.shards if coverage.units(shard)}
     images_total = _count_images(prepared)
-    images_done = ledger.total_images()
+    images_done = sum(_num_done(shard, coverage) for shard in prepared.shards if shard.name in started)
+    retries = num_rows(plan_retries(prepared, coverage)) if retry_errors else None
+    vocabulary = prepared.vocabulary
     return PlanReport(
         run=prepared.store.uri,
+        forked_from=None if origin is None else origin.uri,
         input=config.input.uri,
         format=config.input.format,
         checkpoint=prepared.checkpoint.name,
-        labels=len(prepared.vocabulary.labels),
-        prompts=len(prepared.vocabulary.prompts),
+        labels=len(vocabulary.labels),
+        prompts=len(vocabulary.prompts),
+        label_changes=tuple(prepared.labels.change.to_text()),
         shards_total=len(prepared.shards),
         shards_done=sum(1 for shard in prepared.shards if shard.name in started and shard.name not in todo),
         shards_partly_done=len(started & todo),
-        shards_new=len(prepared.new_shards),
-        shards_vanished=len(prepared.vanished),
+        shards_new=len(prepared.snapshot.new),
+        shards_changed=len(prepared.snapshot.changed),
+        shards_vanished=len(prepared.snapshot.vanished),
         bytes_total=_sum_bytes(prepared.shards),
         bytes_to_do=_sum_bytes([shard for shard in prepared.shards if shard.name in todo]),
         images_total=images_total,
         images_done=images_done,
         images_to_do=None if images_total is None else images_total - images_done,
-        units_done=ledger.total_units(),
-        cores_per_gpu=cores_per_gpu(len(prepared.vocabulary.prompts)),
-        rerun=_rerun(prepared, todo),
+        units_done=sum(1 for _ in coverage.iter_units()),
+        layers=_planned_layers(prepared, coverage, missing),
+        rows_to_retry=retries,
+        cores_per_gpu=cores_per_gpu(len(vocabulary.prompts)),
+        rerun=_rerun(prepared, bool(todo) if retries is None else retries > 0),
         differences=tuple(prepared.differences),
     )
 
 
-def _rerun(prepared: PreparedRun, todo: set[str]) -> str:
+def _planned_layers(prepared: PreparedRun, coverage: Coverage, missing: Missing) -> tuple[PlannedLayer, ...]:
+    planned = []
+    for label_ids, shards in missing.items():
+        labels = labels_of(prepared, label_ids)
+        found = find_layer(coverage.layers, labels)
+        counts = [_num_missing(shard, gaps, prepared) for shard, gaps in shards]
+        images = None if None in counts else sum(count for count in counts if count is not None)
+        names = tuple(label.name for label in labels)
+        planned.append(PlannedLayer(None if found is None else found.name, names, len(shards), images))
+    return tuple(planned)
+
+
+def _describe_layer(layer: PlannedLayer) -> str:
+    names = ", ".join(layer.labels[:_MAX_NAMED]) + (", ..." if len(layer.labels) > _MAX_NAMED else "")
+    images = "" if layer.images is None else f"{layer.images:,} images in "
+    return f"will ask     {len(layer.labels)} labels ({names}) of {images}{layer.shards:,} shards"
+
+
+def _num_done(shard: Shard, coverage: Coverage) -> int:
+    """Images of a shard that were asked everything."""
+    return coverage.num_images(shard) - sum(gap.end - gap.first for gap in coverage.gaps(shard) if gap.end is not None)
+
+
+def _num_missing(shard: Shard, gaps: Sequence[Gap], prepared: PreparedRun) -> int | None:
+    count = 0
+    for gap in gaps:
+        end = gap.end
+        if end is None:
+            end = count_images(shard, prepared.config.input, prepared.config.storage)
+        if end is None:
+            return None
+        count += end - gap.first
+    return count
+
+
+def _rerun(prepared: PreparedRun, has_work: bool) -> str:
     if prepared.differences:
         return "refused"
     if not prepared.exists:
         return "new"
-    return "continue" if todo else "nothing to do"
+    return "continue" if has_work else "nothing to do"
 
 
 def _count_images(prepared: PreparedRun) -> int | None:

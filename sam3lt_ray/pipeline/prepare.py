@@ -5,31 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sam3lt_ray.config.fingerprint import label_settings
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.engine.checkpoint import Checkpoint, PromptTokenizer, resolve_checkpoint
+from sam3lt_ray.errors import RetryableRunError
 from sam3lt_ray.inputs.listing import list_shards
 from sam3lt_ray.labels.rows import Provenance
+from sam3lt_ray.pipeline.fork import Origin
 from sam3lt_ray.records import Shard
-from sam3lt_ray.stages.read import ShardWork
+from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.filesystem import is_s3, local_path
-from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger
+from sam3lt_ray.storage.layers import Layer, questions_of, read_layers
+from sam3lt_ray.storage.ledger import refuse_shared_directories
 from sam3lt_ray.storage.run_directory import (
-    RUN_PATH,
     VOCABULARY_PATH,
     RunIdentity,
     compare_identity,
+    find_run,
+    label_prompts,
     read_json,
 )
-from sam3lt_ray.storage.snapshot import merge_snapshot, read_snapshot
+from sam3lt_ray.storage.snapshot import MergedSnapshot, editions_of, merge_snapshot, read_snapshot
 from sam3lt_ray.storage.store import RunStore, open_store
-from sam3lt_ray.vocabulary.ids import assign_ids
+from sam3lt_ray.vocabulary.history import ContinuedLabels, KnownLabel, continue_labels, read_history
 from sam3lt_ray.vocabulary.labels import Vocabulary
 from sam3lt_ray.vocabulary.loading import load_vocabulary
-
-FIRST_LAYER: Final = "000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,53 +39,76 @@ class PreparedRun:
     """A run that may start.
 
     Attributes:
-        shards: All shards the run covers, those of earlier starts first.
-        new_shards: Shards that no earlier start knew.
-        vanished: Names of known shards that the input no longer holds.
+        labels: The run's labels from now on, removed ones among them.
+        identity: What this start would label with. The run's first layer asked the labels of *its* identity.
+        snapshot: The shards the run covers from now on.
         exists: The run directory has a run.json.
         differences: What this start would label differently than the run did; empty for a new run.
+        known_labels: The labels of the run before this start.
+        origin: The run that a new one is forked from.
     """
 
     config: Config
     checkpoint: Checkpoint
-    vocabulary: Vocabulary
+    labels: ContinuedLabels
     store: RunStore
     identity: RunIdentity
-    shards: Sequence[Shard]
-    new_shards: Sequence[Shard]
-    vanished: Sequence[str]
+    snapshot: MergedSnapshot
     exists: bool
     differences: Sequence[str]
+    known_labels: Sequence[KnownLabel]
+    origin: Origin | None
 
     @property
-    def provenance(self) -> Provenance:
-        """What each unit's file will say about where its labels come from."""
-        labels = tuple((label.id, label.name) for label in self.vocabulary.labels)
-        return Provenance(self.identity.fingerprint, describe_model(self.checkpoint), labels)
+    def vocabulary(self) -> Vocabulary:
+        """The labels that are wanted."""
+        return self.labels.vocabulary
 
-    def ledger(self) -> Ledger:
-        """What is committed now, from a fresh listing."""
-        paths = (stored.path for stored in self.store.list(f"{LABELS_PREFIX}/{FIRST_LAYER}"))
-        return Ledger.from_paths(FIRST_LAYER, paths)
+    @property
+    def shards(self) -> Sequence[Shard]:
+        """All shards the run covers, those of earlier starts first."""
+        return self.snapshot.shards
 
-    def missing(self, ledger: Ledger) -> list[ShardWork]:
-        """What is to do; complete shards are not in it, nor are vanished ones."""
-        vanished = set(self.vanished)
-        work = []
-        for shard in self.shards:
-            gaps = ledger.gaps(shard.name)
-            if gaps and shard.name not in vanished:
-                work.append(ShardWork(shard, ledger.units(shard.name), tuple(gaps)))
-        return work
+    def coverage(self) -> Coverage:
+        """What is committed now, from a fresh listing of each layer."""
+        run = find_run(self.store)
+        layers = [] if run is None else read_layers(self.store, run)
+        coverage = Coverage(layers, questions_of(self.vocabulary.labels), editions_of(self.shards))
+        return coverage.list_layers(self.store)
+
+    def provenance(self, layer: Layer) -> Provenance:
+        """What each file of a layer will say about where its labels come from."""
+        fingerprint = self.identity.layer_fingerprint(label_prompts(layer.labels))
+        names = {label.id: label.name for label in self.vocabulary.labels}
+        labels = tuple((label.id, names.get(label.id, label.name)) for label in layer.labels)
+        return Provenance(fingerprint, describe_model(self.checkpoint), labels)
+
+    def differences_to_origin(self) -> list[str]:
+        """What this run labels differently than the one it is forked from."""
+        return [] if self.origin is None else compare_identity(self.origin.identity, self.identity.to_json())
+
+    def verify_labels(self) -> None:
+        """Make sure, under the lease, that the labels are still those that were prepared for.
+
+        Raises:
+            RetryableRunError: Another start has changed them in between; an id could get two meanings.
+        """
+        if _known_labels(self.store, find_run(self.store)) != list(self.known_labels):
+            raise RetryableRunError(
+                f"Another start has just changed the labels of the run in {self.store.uri}. Start this command again."
+            )
 
 
-def prepare_run(config: Config, base_dir: Path | None = None, *, discard_existing: bool = False) -> PreparedRun:
+def prepare_run(
+    config: Config, base_dir: Path | None = None, *, discard_existing: bool = False, origin: Origin | None = None
+) -> PreparedRun:
     """Resolve and check everything a run needs; reads, never writes.
 
     Args:
         config: The settings.
         base_dir: Folder that relative paths in the configuration start from; None: the working directory.
         discard_existing: Look at the run directory as if it were empty (it is going to be overwritten).
+        origin: The run that a new one is forked from: the labels keep its ids.
 
     Raises:
         UsageError: Anything that no retry can help.
@@ -94,24 +119,26 @@ def prepare_run(config: Config, base_dir: Path | None = None, *, discard_existin
         config.vocabulary, base_dir=base_dir, count_tokens=tokenizer.count_tokens, max_tokens=checkpoint.max_tokens
     )
     store = open_store(config.run.output, config.storage)
-    run = None if discard_existing else read_json(store, RUN_PATH)
-    known_ids = _known_label_ids(None if run is None else read_json(store, VOCABULARY_PATH))
-    vocabulary = assign_ids(vocabulary, known_ids)
+    run = None if discard_existing else find_run(store)
+    known_labels = _known_labels(store, run)
+    labels = continue_labels(vocabulary, origin.known_labels if run is None and origin is not None else known_labels)
     identity = RunIdentity(
         settings=label_settings(config),
         model_files=checkpoint.files,
-        labels={label.id: {"name": label.name, "prompts": list(label.prompts)} for label in vocabulary.labels},
+        labels=label_prompts(labels.vocabulary.labels),
         input_uri=_plain_uri(config.input.uri),
     )
     known_shards = [] if run is None else read_snapshot(store)
     differences = [] if run is None else compare_identity(run.get("identity", {}), identity.to_json())
     if differences:
-        return PreparedRun(
-            config, checkpoint, vocabulary, store, identity, known_shards, (), (), True, tuple(differences)
-        )
-    shards, new, vanished = merge_snapshot(known_shards, list_shards(config.input, config.storage, known_shards))
+        snapshot = MergedSnapshot(known_shards, [], [], [])
+    else:
+        listed = list_shards(config.input, config.storage, known_shards)
+        snapshot = merge_snapshot(known_shards, listed, config.run.changed)
+        refuse_shared_directories(shard.name for shard in snapshot.shards)
+    exists = run is not None
     return PreparedRun(
-        config, checkpoint, vocabulary, store, identity, shards, new, vanished, run is not None, differences=()
+        config, checkpoint, labels, store, identity, snapshot, exists, tuple(differences), known_labels, origin
     )
 
 
@@ -125,17 +152,17 @@ def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def vocabulary_json(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The content of vocabulary.json: labels with stable ids, and the layer each came with."""
-    content = vocabulary.to_json()
-    labels = [{**label, "layer": FIRST_LAYER} for label in content["labels"]]
-    return {**content, "labels": labels, "layers": [FIRST_LAYER]}
+def _known_labels(store: RunStore, run: Mapping[str, Any] | None) -> list[KnownLabel]:
+    """Every label the run has ever had; those it began with where it was killed before it could write them down."""
+    if run is None:
+        return []
+    stored = read_json(store, VOCABULARY_PATH)
+    if stored is None:
+        first = run.get("identity", {}).get("labels", {})
+        stored = {"labels": [{"id": label_id, **label} for label_id, label in first.items()]}
+    return read_history(stored)
 
 
 def _plain_uri(uri: str) -> str:
     """The same place in one spelling: no slash at the end; local paths absolute."""
     return uri.rstrip("/") if is_s3(uri) else str(Path(local_path(uri)).resolve())
-
-
-def _known_label_ids(stored: Mapping[str, Any] | None) -> dict[str, int]:
-    return {} if stored is None else {label["name"]: label["id"] for label in stored["labels"]}

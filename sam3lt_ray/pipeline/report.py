@@ -5,7 +5,6 @@ from __future__ import annotations
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
 from sam3lt_ray.evaluation.figures import load_evaluation
 from sam3lt_ray.labels.reading import RunReader
-from sam3lt_ray.pipeline.prepare import FIRST_LAYER
 from sam3lt_ray.report.page import write_report
 from sam3lt_ray.stages.find_image import ImageFinder
 from sam3lt_ray.storage.run_directory import SUMMARY_PATH, read_json, read_run
@@ -26,10 +25,11 @@ def report_run(store: RunStore, storage: StorageSettings) -> str:
         InputError: There is no run here.
     """
     settings = InputSettings.model_validate(read_run(store)["config"]["input"])
+    reader = RunReader(store)
     return write_report(
-        RunReader(store),
+        reader,
         store,
         summary=read_json(store, SUMMARY_PATH) or {},
         evaluation=load_evaluation(store),
-        images=ImageFinder(store, FIRST_LAYER, settings, storage),
+        images=ImageFinder(store, reader.coverage(), settings, storage),
     )

@@ -6,7 +6,7 @@ import time
 
 from sam3lt_ray.config.schema import OnExists
 from sam3lt_ray.errors import RunMismatchError
-from sam3lt_ray.pipeline.prepare import PreparedRun, describe_model, vocabulary_json
+from sam3lt_ray.pipeline.prepare import PreparedRun, describe_model
 from sam3lt_ray.pipeline.summary import package_versions
 from sam3lt_ray.progress import ProgressListener
 from sam3lt_ray.storage.run_directory import (
@@ -18,14 +18,20 @@ from sam3lt_ray.storage.run_directory import (
 )
 from sam3lt_ray.storage.snapshot import write_snapshot
 from sam3lt_ray.storage.store import RunStore, probe_conditional_put
+from sam3lt_ray.vocabulary.history import history_json
+
+_MAX_NAMED = 3
 
 
-def apply_policy(prepared: PreparedRun, policy: OnExists) -> None:
+def apply_policy(prepared: PreparedRun, policy: OnExists, *, retry_errors: bool = False) -> None:
     """Refuse a start that ``run.on_exists`` or the run's own settings forbid; writes nothing.
 
     Raises:
-        RunMismatchError: The run exists and must not, or it was made with other settings that change labels.
+        RunMismatchError: The run exists and must not, or it was made with other settings that change labels, or there
+            are no rows that could be tried again.
     """
+    if retry_errors:
+        _refuse_retry(prepared, policy)
     if policy == "overwrite":
         return
     if policy == "fail" and prepared.exists:
@@ -34,6 +40,19 @@ def apply_policy(prepared: PreparedRun, policy: OnExists) -> None:
             "--on-exists resume to continue it."
         )
     refuse_differences(prepared.store, prepared.differences)
+
+
+def _refuse_retry(prepared: PreparedRun, policy: OnExists) -> None:
+    if policy == "overwrite" or not prepared.exists:
+        raise RunMismatchError(
+            f"--retry-errors makes rows of an existing run again, and there would be none in {prepared.store.uri}. "
+            "Start without it."
+        )
+    if prepared.snapshot.changed:
+        names = ", ".join(shard.name for shard in prepared.snapshot.changed[:_MAX_NAMED])
+        raise RunMismatchError(
+            f"Shards have changed and are to be labeled anew as a whole ({names}). Start without --retry-errors first."
+        )
 
 
 def write_run_files(prepared: PreparedRun, listener: ProgressListener, *, overwrite: bool) -> None:
@@ -50,6 +69,8 @@ def write_run_files(prepared: PreparedRun, listener: ProgressListener, *, overwr
     store = prepared.store
     if overwrite:
         _discard_run(store)
+    else:
+        prepared.verify_labels()
     conditional_put = probe_conditional_put(store)
     if not conditional_put:
         listener.message(
@@ -63,10 +84,12 @@ def write_run_files(prepared: PreparedRun, listener: ProgressListener, *, overwr
         "packages": package_versions(),
         "config": prepared.config.model_dump(mode="json"),
     }
+    if prepared.origin is not None:
+        content["forked_from"] = prepared.origin.to_json(prepared.differences_to_origin())
     create_or_verify(store, prepared.identity, content)
-    # Written anew at each start: ids, names and prompts are the run's (that was checked), thresholds may be newer.
-    store.replace(VOCABULARY_PATH, encode_json(vocabulary_json(prepared.vocabulary)))
-    if prepared.new_shards:
+    # Before any layer with new labels is made: what has an id in a layer has it here.
+    store.replace(VOCABULARY_PATH, encode_json(history_json(prepared.labels)))
+    if prepared.snapshot.new or prepared.snapshot.changed:
         write_snapshot(store, prepared.shards)
 
 

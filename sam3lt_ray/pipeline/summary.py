@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
 
 from sam3lt_ray import __version__
 from sam3lt_ray.errors import EXIT_DONE, EXIT_FAILED, EXIT_OVER_ERROR_BUDGET, EXIT_RETRY
-from sam3lt_ray.labels.footer import add_up_counts
+from sam3lt_ray.labels.joined_counts import SeenCounts, joined_counts, num_unseen
+from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.pipeline.actors import UnitOutcome
+from sam3lt_ray.records import Part
+from sam3lt_ray.redaction import without_credentials
+from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.run_directory import SUMMARY_PATH, write_json
 from sam3lt_ray.storage.store import RunStore
 
@@ -54,10 +58,11 @@ class SessionTally:
     busy_s: float = 0.0
     wait_s: float = 0.0
     memory_halvings: int = 0
+    seconds: dict[Part, float] = field(default_factory=dict)
     passes: int = 0
     first_unit_started_at: float | None = None
     last_unit_at: float | None = None
-    paths: set[str] = field(default_factory=set)
+    seen: SeenCounts = field(default_factory=SeenCounts)
 
     def add(self, outcome: UnitOutcome) -> None:
         """Count a unit that has just been committed."""
@@ -69,12 +74,14 @@ class SessionTally:
         self.busy_s += outcome.timings.busy_s
         self.wait_s += outcome.timings.wait_s
         self.memory_halvings += outcome.timings.memory_halvings
+        for part, seconds in outcome.timings.part_seconds.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
         if not outcome.created:
             self.units_found_committed += 1
             return
         self.counts = self.counts + outcome.counts
         self.bytes_written += outcome.num_bytes
-        self.paths.add(outcome.path)
+        self.seen.add(outcome.path, outcome.counts)
 
     def labeling_s(self) -> float:
         """Seconds from the first unit's start to the last unit's commit; start-up is not in it."""
@@ -109,7 +116,7 @@ def summarize(
     message: str,
     tally: SessionTally,
     *,
-    unit_paths: Iterable[str],
+    coverage: Coverage,
     label_names: Mapping[int, str],
     num_actors: int,
     device: str,
@@ -123,22 +130,21 @@ def summarize(
         status: How the session ended.
         message: One sentence for a person.
         tally: This session's numbers.
-        unit_paths: Every committed unit of the run.
+        coverage: What is committed of the run.
         label_names: Name by label id.
         num_actors: Size of the actor pool.
         device: "cuda" or "cpu".
         num_shards: Shards the run covers.
         max_error_fraction: Share of error rows, of the run so far, above which "done" becomes "over_error_budget".
     """
-    paths = list(unit_paths)
     labeling_s = tally.labeling_s()
-    total = _total_counts(store, tally, paths)
+    total = _total_counts(store, tally, coverage)
     if status == "done":
         status, message = _judge_errors(total or tally.counts, max_error_fraction, message)
     content = {
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "shards": num_shards,
-        "units": len(paths),
+        "units": sum(1 for _ in coverage.iter_units()),
         "images": None if total is None else _images(total),
         "errors": None if total is None else dict(total.errors),
         "instances": None if total is None else _instances(total, label_names),
@@ -155,11 +161,12 @@ def summarize(
             "actors": num_actors,
             "device_busy_share": round(tally.busy_s / (labeling_s * num_actors), 4) if labeling_s else None,
             "memory_halvings": tally.memory_halvings,
+            "seconds_by_part": {part: round(seconds, 3) for part, seconds in tally.seconds.items()},
             "waiting_for_images_share": round(tally.wait_s / (labeling_s * num_actors), 4) if labeling_s else None,
         },
         "versions": package_versions(),
     }
-    summary = RunSummary(status, message, store.uri, content)
+    summary = RunSummary(status, without_credentials(message), store.uri, content)
     write_json(store, SUMMARY_PATH, summary.to_json())
     return summary
 
@@ -174,12 +181,11 @@ def _judge_errors(counts: UnitCounts, max_error_fraction: float | None, message:
     )
 
 
-def _total_counts(store: RunStore, tally: SessionTally, paths: list[str]) -> UnitCounts | None:
+def _total_counts(store: RunStore, tally: SessionTally, coverage: Coverage) -> UnitCounts | None:
     """Counts of the whole run: this session's from memory, the others' from their files' footers."""
-    unseen = [path for path in paths if path not in tally.paths]
-    if len(unseen) > _MAX_FOOTER_READS:
+    if num_unseen(coverage, tally.seen) > _MAX_FOOTER_READS:
         return None
-    return tally.counts + add_up_counts(store, unseen)
+    return joined_counts(RunReader(store), coverage, tally.seen)
 
 
 def _images(counts: UnitCounts) -> dict[str, int]:

@@ -8,12 +8,13 @@ again. Deaths that have nothing to do with the image (a node taken away) rarely 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
-from sam3lt_ray.errors import ImageError
+from sam3lt_ray.errors import ImageError, Sam3ltError
 from sam3lt_ray.records import ImageLabels, Unit
 from sam3lt_ray.stages.label import ImageLabeler
-from sam3lt_ray.storage.ledger import shard_directory
+from sam3lt_ray.storage.ledger import LABELS_PREFIX
 from sam3lt_ray.storage.run_directory import read_json, write_json
 from sam3lt_ray.storage.store import RunStore
 
@@ -27,13 +28,11 @@ class CarefulLabeler:
     Args:
         labeler: Labels one image.
         store: The run directory, for the notes.
-        layer: Layer that is being labeled.
     """
 
-    def __init__(self, labeler: ImageLabeler, store: RunStore, layer: str) -> None:
+    def __init__(self, labeler: ImageLabeler, store: RunStore) -> None:
         self._labeler = labeler
         self._store = store
-        self._layer = layer
 
     def label_unit(self, unit: Unit, before_image: Callable[[], None]) -> list[ImageLabels | ImageError]:
         """Label all images of a unit, in order; one result each.
@@ -42,7 +41,7 @@ class CarefulLabeler:
             unit: The unit.
             before_image: Called before each image, to feed a watchdog.
         """
-        path = f"{ATTEMPTS_PREFIX}/{self._layer}/{shard_directory(unit.shard)}/{unit.range.first:010d}.json"
+        path = _note_path(unit.path)
         deaths = self._deaths(path)
         results: list[ImageLabels | ImageError] = []
         for image in unit.images:
@@ -55,11 +54,21 @@ class CarefulLabeler:
                     )
                 )
                 continue
-            write_json(self._store, path, {"current": image.index, "deaths": _with_text_keys(deaths)})
+            self._note(path, image.index, deaths)
             before_image()
             results.append(self._labeler.label_image(image))
         self._store.delete(path)
         return results
+
+    def _note(self, path: str, current: int, deaths: dict[int, int]) -> None:
+        try:
+            write_json(self._store, path, {"current": current, "deaths": _with_text_keys(deaths)})
+        except Sam3ltError:
+            # The note before this one stays, and would blame an image that is labeled already for a death that was
+            # none. On a full disk nothing can be written, but things can be removed.
+            with suppress(Sam3ltError):
+                self._store.delete(path)
+            raise
 
     def _deaths(self, path: str) -> dict[int, int]:
         """Deaths by image index: those noted, and the one that left the note behind."""
@@ -72,8 +81,13 @@ class CarefulLabeler:
 
 
 def read_notes(store: RunStore, layer: str) -> dict[str, bytes]:
-    """The notes that are left, by path: they change with every death that a careful pass sees."""
+    """The notes of a layer that are left, by path: they change with every death that a careful pass sees."""
     return {item.path: store.read(item.path) for item in store.list(f"{ATTEMPTS_PREFIX}/{layer}")}
+
+
+def _note_path(unit_path: str) -> str:
+    """A note per file that is being made: labels/000/x/y.parquet has its note in attempts/000/x/y.json."""
+    return f"{ATTEMPTS_PREFIX}{unit_path.removeprefix(LABELS_PREFIX).removesuffix('.parquet')}.json"
 
 
 def _with_text_keys(deaths: dict[int, int]) -> dict[str, int]:

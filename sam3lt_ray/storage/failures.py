@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from sam3lt_ray.errors import InputError, StorageError
-from sam3lt_ray.storage.redaction import without_credentials
+from sam3lt_ray.errors import InputError, StorageError, StorageUnavailableError
+from sam3lt_ray.redaction import without_credentials
 
 if TYPE_CHECKING:
     from sam3lt_ray.config.schema import StorageSettings
@@ -44,11 +44,31 @@ _UNUSABLE_PROFILE: Final = {
     "ConfigParseError",
 }
 _UNREACHABLE: Final = {"EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError"}
+# Of botocore, aiohttp, our own and the system: no answer, half of one, or one that arrived damaged.
+_BROKEN: Final = {
+    "HTTPClientError",
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "IncompleteRead",
+    "IncompleteAnswerError",
+    "ResponseParserError",
+    "FlexibleChecksumError",
+    "FSTimeoutError",
+    "TimeoutError",
+    "ConnectionResetError",
+    "ConnectionAbortedError",
+    "BrokenPipeError",
+    "RepeatedlyFailedError",
+}
 _CREDENTIAL_PLACES: Final = (
     "Credentials are taken from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), from ~/.aws or from the "
     "machine's role"
 )
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class RepeatedlyFailedError(OSError):
+    """The last of several attempts got no whole answer either; its cause says how."""
 
 
 def describe_storage_failure(error: BaseException, uri: str, storage: StorageSettings) -> InputError | StorageError:
@@ -99,6 +119,11 @@ def is_unreachable(error: BaseException) -> bool:
     return bool(_class_names(error) & _UNREACHABLE)
 
 
+def is_broken_connection(error: BaseException) -> bool:
+    """Whether there was a server, but no whole answer from it (reset, silent, cut short, damaged on the way)."""
+    return not s3_status(error) and not is_unreachable(error) and bool(_class_names(error) & _BROKEN)
+
+
 def _responses(error: BaseException) -> Iterator[dict[str, Any]]:
     for link in _chain(error):
         response = getattr(link, "response", None)
@@ -135,7 +160,7 @@ def _describe_answer(error: BaseException, place: str, storage: StorageSettings)
             f"The bucket of {place} does not exist{server}. Check its name and storage.endpoint_url, or create it."
         )
     if code in _EXPIRED_CREDENTIALS:
-        return StorageError, f"The credentials used for {place} have expired. Renew them and start again."
+        return StorageUnavailableError, f"The credentials used for {place} have expired. Renew them and start again."
     if code in _REJECTED_CREDENTIALS or status == 401:
         return InputError, (
             f"The server{server} does not accept the credentials used for {place} ({code or status}). "
@@ -157,8 +182,8 @@ def _describe_answer(error: BaseException, place: str, storage: StorageSettings)
             "version 2). Use a store that does."
         )
     detail = " ".join(part for part in (f"HTTP {status}" if status else "", code) if part)
-    if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
-        return StorageError, (
+    if status >= 500 or status in (409, 429) or code in ("SlowDown", "RequestTimeout"):
+        return StorageUnavailableError, (
             f"The server{server} kept failing for {place} ({detail}), in spite of repeated tries. Start again later."
         )
     return StorageError, f"The server{server} refused the request for {place} ({detail})."
@@ -208,14 +233,15 @@ def _describe_client(error: BaseException, place: str, storage: StorageSettings)
             "storage.endpoint_url (http or https?), or name the certificate's issuer with AWS_CA_BUNDLE."
         )
     if is_unreachable(error):
-        return StorageError, (
+        return StorageUnavailableError, (
             f"The server{server} cannot be reached, so neither can {place}. Check storage.endpoint_url (or "
             "AWS_ENDPOINT_URL), storage.region and the network."
         )
-    if names & {"HTTPClientError", "ClientPayloadError", "IncompleteRead", "FSTimeoutError", "ResponseParserError"}:
-        return StorageError, (
+    if is_broken_connection(error):
+        cause = next((link for link in _chain(error) if not isinstance(link, RepeatedlyFailedError)), error)
+        return StorageUnavailableError, (
             f"The connection to the server{server} broke again and again while using {place} "
-            f"({type(error).__name__}). Start again later."
+            f"({type(cause).__name__}). Start again later."
         )
     return None
 

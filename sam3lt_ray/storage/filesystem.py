@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import InputError
+from sam3lt_ray.redaction import carries_credentials
 from sam3lt_ray.storage.failures import describe_storage_failure
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def open_filesystem(uri: str, storage: StorageSettings) -> tuple[AbstractFileSys
         profile=storage.profile,
         anonymous=storage.anonymous,
         requester_pays=storage.requester_pays,
+        timeout_s=storage.timeout_s,
     )
     return filesystem, f"{bucket}/{key}".rstrip("/")
 
@@ -95,8 +97,13 @@ def split_s3_uri(uri: str) -> tuple[str, str]:
     """Bucket and key (or key prefix) of an s3:// uri.
 
     Raises:
-        InputError: The bucket's name is missing or impossible.
+        InputError: The bucket's name is missing or impossible, or the uri carries credentials.
     """
+    if carries_credentials(uri):
+        raise InputError(
+            "A location on S3 must not carry credentials (user:password@, or the signature of a presigned url). They "
+            "come from the environment, ~/.aws or the machine's role."
+        )
     bucket, _, key = uri.split("://", 1)[1].partition("/")
     if _BUCKET.fullmatch(bucket) is None:
         # Not repeated in the message: what stands there may be somebody's key.

@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -96,7 +97,9 @@ class Lease:
             try:
                 self._store.replace(_path(self._term), _encode(self._record, released=True))
             except (OSError, Sam3ltError):
-                return
+                # On a full disk nothing can be written, but things can be removed.
+                with suppress(OSError, Sam3ltError):
+                    self._store.delete(_path(self._term))
 
     def __enter__(self) -> Lease:
         return self

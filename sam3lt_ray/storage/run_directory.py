@@ -1,25 +1,26 @@
 """The run directory's fixed files: who created the run, with which settings, model and labels; and whether they agree.
 
-``run.json`` and ``vocabulary.json`` are written once, by whoever comes first (a conditional put decides), and every
-later start is compared with them field by field.
+``run.json`` is written once, by whoever comes first (a conditional put decides), and every later start is compared with
+it field by field. The labels in it are those the run began with; ``vocabulary.json`` has those it has now.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sam3lt_ray.errors import InputError, RunMismatchError
 from sam3lt_ray.storage.store import RunStore
+from sam3lt_ray.vocabulary.labels import Label
 
 RUN_PATH: Final = "run.json"
 VOCABULARY_PATH: Final = "vocabulary.json"
 SUMMARY_PATH: Final = "run_summary.json"
 PRECISION_PATH: Final = "precision.json"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 _MAX_NAMED = 8
 
 
@@ -30,7 +31,7 @@ class RunIdentity:
     Attributes:
         settings: Dotted configuration name -> value, for the settings that change labels.
         model_files: sha256 by file name of the checkpoint.
-        labels: Label id -> {"name", "prompts"}.
+        labels: Label id -> {"name", "prompts"}: what the first layer asks. Later starts may have other labels.
         input_uri: Where the images come from. Not in the fingerprint, but two inputs never share a run.
     """
 
@@ -42,7 +43,11 @@ class RunIdentity:
     @property
     def fingerprint(self) -> str:
         """sha256 over settings, model files and prompts; 64 hex digits."""
-        prompts = {str(label_id): list(label["prompts"]) for label_id, label in self.labels.items()}
+        return self.layer_fingerprint(self.labels)
+
+    def layer_fingerprint(self, labels: Mapping[int, Mapping[str, Any]]) -> str:
+        """The fingerprint of a layer that asks other labels than the first one."""
+        prompts = {str(label_id): list(label["prompts"]) for label_id, label in labels.items()}
         content = {"settings": dict(self.settings), "model_files": dict(self.model_files), "prompts": prompts}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -56,6 +61,11 @@ class RunIdentity:
         }
 
 
+def label_prompts(labels: Iterable[Label]) -> dict[int, dict[str, Any]]:
+    """Labels as :class:`RunIdentity` has them."""
+    return {label.id: {"name": label.name, "prompts": list(label.prompts)} for label in labels}
+
+
 def read_json(store: RunStore, path: str) -> dict[str, Any] | None:
     """A JSON object of the run directory; None when the file does not exist."""
     try:
@@ -64,7 +74,7 @@ def read_json(store: RunStore, path: str) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunMismatchError(
             f"{store.location(path)} is not valid JSON ({error}). It was changed by hand or is not a run's file. "
             "Restore it, or label into a new run directory."
@@ -84,13 +94,29 @@ def encode_json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
+def find_run(store: RunStore) -> dict[str, Any] | None:
+    """run.json; None where there is no run.
+
+    Raises:
+        RunMismatchError: A newer version of this package made it.
+    """
+    run = read_json(store, RUN_PATH)
+    if run is not None and run.get("format_version", 1) > FORMAT_VERSION:
+        raise RunMismatchError(
+            f"The run in {store.uri} has format {run['format_version']}; this version of sam3lt reads formats up to "
+            f"{FORMAT_VERSION}. Use the version that made it, or a newer one."
+        )
+    return run
+
+
 def read_run(store: RunStore) -> dict[str, Any]:
     """run.json of an existing run.
 
     Raises:
         InputError: There is no run here.
+        RunMismatchError: A newer version of this package made it.
     """
-    run = read_json(store, RUN_PATH)
+    run = find_run(store)
     if run is None:
         raise InputError(
             f"{store.uri} is not a run directory: it has no {RUN_PATH}. Give the directory that `sam3lt label` "
@@ -142,7 +168,8 @@ def refuse_differences(store: RunStore, differences: Sequence[str]) -> None:
     raise RunMismatchError(
         f"The run in {store.uri} was made with other settings that change labels:\n"
         + "\n".join(f"  {line}" for line in [*differences[:_MAX_NAMED], *more])
-        + "\nUse the run's settings, choose another run.output, or discard the run with --on-exists overwrite."
+        + "\nUse the run's settings, start another run with --fork NEW_RUN, or discard this one with "
+        "--on-exists overwrite."
     )
 
 
@@ -169,7 +196,10 @@ def fix_precision(store: RunStore, precision: str) -> None:
 
 
 def compare_identity(existing: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
-    """Every difference between two identities (:meth:`RunIdentity.to_json`), one line each with both values."""
+    """Every difference between two identities (:meth:`RunIdentity.to_json`), one line each with both values.
+
+    Labels are not compared: a run may get others (:mod:`sam3lt_ray.vocabulary.history`).
+    """
     before, now = _flatten(existing), _flatten(current)
     return [
         f"{name}: the run has {_show(before, name)}, now it is {_show(now, name)}"
@@ -191,7 +221,4 @@ def _flatten(identity: Mapping[str, Any]) -> dict[str, Any]:
     flat.update(identity.get("settings", {}))
     for name, digest in identity.get("model_files", {}).items():
         flat[f"model file {name}"] = digest
-    for label_id, label in identity.get("labels", {}).items():
-        flat[f"vocabulary label {label_id} name"] = label["name"]
-        flat[f"vocabulary label {label_id} prompts"] = list(label["prompts"])
     return flat

@@ -1,29 +1,43 @@
 """s3fs with the patience that a long job needs. The only module that imports s3fs: import it only when s3:// is used.
 
-Three layers of the client could each repeat a request; their numbers multiply, so each has one task here: botocore
-repeats nothing, s3fs repeats what got no answer (connection reset, timed out, body cut short), and ``_call_s3`` below
-repeats what was answered with "not now" or found nobody listening.
+Several layers of the client could repeat a request, and their numbers would multiply: a server that has gone silent
+would be waited for 36 times. So ``_call_s3`` below is the only one that repeats; botocore and s3fs try once. It counts
+an object as fetched only when its body is here, whole, so a connection that breaks in the middle of a body, falls
+silent, or delivers less than was asked for is one more failed attempt.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import re
 from typing import Any, Final
 
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
-from sam3lt_ray.storage.failures import is_unreachable, s3_error_code, s3_status
+from sam3lt_ray.storage.failures import (
+    RepeatedlyFailedError,
+    is_broken_connection,
+    is_unreachable,
+    s3_error_code,
+    s3_status,
+)
 
-CONNECT_TIMEOUT_S: Final = 10
-READ_TIMEOUT_S: Final = 60  # without a single byte
-MAX_ATTEMPTS: Final = 8
+CONNECT_TIMEOUT_S: Final = 10.0
+MAX_ATTEMPTS: Final = 10  # about 20 s of pauses
+MAX_ATTEMPTS_BROKEN: Final = 6
 # About 5 s: long enough for a server that restarts, short enough for somebody who mistyped its name.
 MAX_ATTEMPTS_UNREACHABLE: Final = 6
 LONGEST_WAIT_S: Final = 5.0
-_BUSY_STATUS: Final = {429, 500, 502, 503, 504}
+# A server that trickles, or takes an upload without reading it, never trips the timeout between two bytes.
+TIMEOUTS_PER_ATTEMPT: Final = 5
+SLOWEST_BYTES_PER_S: Final = 50_000
+# 409: another request for this name is under way; only after it can the server tell who was first.
+_BUSY_STATUS: Final = {409, 429, 500, 502, 503, 504}
 _BUSY_CODES: Final = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}
+_ASKED_RANGE: Final = re.compile(r"bytes=(\d+)-(\d*)")
+_ANSWERED_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 def pause_before_retry_s(attempt: int) -> float:
@@ -31,36 +45,104 @@ def pause_before_retry_s(attempt: int) -> float:
     return min(0.2 * 2.0**attempt, LONGEST_WAIT_S) * random.uniform(0.5, 1.0)
 
 
+class IncompleteAnswerError(OSError):
+    """An answer that is whole in itself but holds less than was asked for, or something else."""
+
+
 def _allowed_attempts(error: Exception) -> int:
     if s3_status(error) in _BUSY_STATUS or s3_error_code(error) in _BUSY_CODES:
         return MAX_ATTEMPTS
-    return MAX_ATTEMPTS_UNREACHABLE if is_unreachable(error) else 1
+    if is_unreachable(error):
+        return MAX_ATTEMPTS_UNREACHABLE
+    return MAX_ATTEMPTS_BROKEN if is_broken_connection(error) else 1
+
+
+class _FetchedBody:
+    """An object's body that is here already, in the form in which s3fs reads one that is on its way."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    async def read(self) -> bytes:
+        """All of it."""
+        return self._data
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 class PatientS3FileSystem(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
-    """s3fs that goes on after bursts of 500, 503 and 429.
+    """s3fs that goes on after bursts of 500, 503, 429 and 409, broken and silent connections, and cut answers.
 
     Made by :func:`sam3lt_ray.storage.filesystem.open_filesystem`. Holds no credentials: they are looked up by the
     process that uses it, so a pickled one carries none.
     """
 
-    retries = 6
+    retries = 1  # of s3fs's own
 
     async def _call_s3(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
         for attempt in range(MAX_ATTEMPTS):
             try:
-                return await super()._call_s3(method, *akwarglist, **kwargs)
+                return await self._call_once(method, *akwarglist, **kwargs)
             except Exception as error:
                 if attempt + 1 >= _allowed_attempts(error):
+                    if is_broken_connection(error):
+                        # Told apart from a first failure, so that nobody above repeats it all over again.
+                        raise RepeatedlyFailedError(str(error)) from error
                     raise
             await asyncio.sleep(pause_before_retry_s(attempt))
         raise AssertionError("the last attempt returns or raises")
 
     call_s3 = sync_wrapper(_call_s3)
 
+    async def _call_once(self, method: str, *akwarglist: Any, **kwargs: Any) -> Any:
+        body = kwargs.get("Body")
+        async with asyncio.timeout(self._longest_s(len(body) if isinstance(body, bytes) else 0)):
+            response = await super()._call_s3(method, *akwarglist, **kwargs)
+        if method != "get_object":
+            return response
+        stream = response["Body"]
+        try:
+            async with asyncio.timeout(self._longest_s(int(response["ContentLength"]))):
+                data = await stream.read()
+        finally:
+            stream.close()
+        _refuse_incomplete(kwargs.get("Range"), response.get("ContentRange"), len(data))
+        return {**response, "Body": _FetchedBody(data)}
+
+    def _longest_s(self, num_bytes: int) -> float:
+        return TIMEOUTS_PER_ATTEMPT * float(self.config_kwargs["read_timeout"]) + num_bytes / SLOWEST_BYTES_PER_S
+
+
+def _refuse_incomplete(asked: str | None, answered: str | None, num_bytes: int) -> None:
+    """Compare a range with what came; the client has already compared the body with its Content-Length.
+
+    Raises:
+        IncompleteAnswerError: Less came, or another stretch.
+    """
+    wanted = _ASKED_RANGE.fullmatch(asked or "")
+    if wanted is None:
+        return
+    first, last = int(wanted[1]), int(wanted[2]) if wanted[2] else None
+    came = _ANSWERED_RANGE.fullmatch(answered or "")
+    if came is None:
+        # A server may answer with the whole object where that is what the range comes to.
+        if first == 0 and (last is None or num_bytes <= last + 1):
+            return
+        raise IncompleteAnswerError(f"{asked} was asked for, but the server sent {num_bytes} bytes of the whole object")
+    end = int(came[3]) if last is None else min(last + 1, int(came[3]))
+    if int(came[1]) != first or num_bytes != end - first:
+        raise IncompleteAnswerError(f"{asked} was asked for, but {num_bytes} bytes came ({answered})")
+
 
 def make_s3_filesystem(
-    *, endpoint_url: str | None, region: str | None, profile: str | None, anonymous: bool, requester_pays: bool
+    *,
+    endpoint_url: str | None,
+    region: str | None,
+    profile: str | None,
+    anonymous: bool,
+    requester_pays: bool,
+    timeout_s: float,
 ) -> PatientS3FileSystem:
     """An S3 filesystem without a listing cache; the same instance for the same arguments in the same thread."""
     options: dict[str, Any] = {
@@ -69,8 +151,8 @@ def make_s3_filesystem(
         # Other processes write too: a remembered listing would be wrong.
         "use_listings_cache": False,
         "config_kwargs": {
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "read_timeout": READ_TIMEOUT_S,
+            "connect_timeout": min(CONNECT_TIMEOUT_S, timeout_s),
+            "read_timeout": timeout_s,
             "retries": {"total_max_attempts": 1, "mode": "standard"},
             "max_pool_connections": 32,
         },

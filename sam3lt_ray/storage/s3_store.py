@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import StorageError
 from sam3lt_ray.storage.failures import describe_storage_failure, s3_error_code, s3_status
 from sam3lt_ray.storage.filesystem import open_filesystem, split_s3_uri
-from sam3lt_ray.storage.s3_filesystem import MAX_ATTEMPTS, PatientS3FileSystem, pause_before_retry_s
+from sam3lt_ray.storage.s3_filesystem import PatientS3FileSystem
 from sam3lt_ray.storage.store import StoredFile
 from sam3lt_ray.storage.store_paths import checked_prefix, checked_segments
 
@@ -21,7 +20,7 @@ _MAX_KEY_BYTES: Final = 1024
 _MAX_PUT_BYTES: Final = 5 * 2**30
 _READ_AHEAD_BYTES: Final = 2**20
 _EXISTS_ALREADY: Final = 412
-_CONFLICT: Final = 409
+_NO_SUCH_RANGE: Final = 416
 
 
 class S3Store:
@@ -53,18 +52,14 @@ class S3Store:
 
     def create(self, path: str, data: bytes) -> bool:
         """Store under a new name; False when it exists."""
-        for attempt in range(MAX_ATTEMPTS):
+        with self._explained(path):
             try:
                 self._put(path, data, {"IfNoneMatch": "*"})
-                return True
-            except Exception as error:
-                if s3_status(error) == _EXISTS_ALREADY:
-                    return False
-                # Another request for this name is under way: only after it can the server tell who was first.
-                if s3_status(error) != _CONFLICT or attempt == MAX_ATTEMPTS - 1:
-                    raise describe_storage_failure(error, self.location(path), self._storage) from None
-            time.sleep(pause_before_retry_s(attempt))
-        raise AssertionError("the last attempt returns or raises")
+            except OSError as error:
+                if s3_status(error) != _EXISTS_ALREADY:
+                    raise
+                return False
+            return True
 
     def replace(self, path: str, data: bytes) -> None:
         """Store, whether or not the name exists."""
@@ -79,7 +74,14 @@ class S3Store:
     def read(self, path: str) -> bytes:
         """The whole content, by one GET."""
         with self._explained(path, may_be_missing=True):
-            return bytes(self._filesystem.cat_file(f"{self._bucket}/{self._key(path)}", max_concurrency=1))
+            address = f"{self._bucket}/{self._key(path)}"
+            try:
+                # A range, because only the answer to one says how large the whole is: half a file would not be noticed.
+                return bytes(self._filesystem.cat_file(address, start=0))
+            except OSError as error:
+                if s3_status(error) == _NO_SUCH_RANGE:  # an empty object has none
+                    return b""
+                raise
 
     def open(self, path: str) -> BinaryIO:
         """A seekable reader: one HEAD, then one ranged GET for each stretch read, up to 1 MiB ahead."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sam3lt_ray.config.schema import OnChanged
 from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.records import LooseFile, Shard
+from sam3lt_ray.storage.ledger import shard_directory
 from sam3lt_ray.storage.store import RunStore
 
 SNAPSHOT_PATH: Final = "input/shards.parquet"
@@ -21,6 +25,7 @@ _FIELDS: Final[list[pa.Field[Any]]] = [
     pa.field("size_bytes", pa.int64()),
     pa.field("version", pa.string()),
     pa.field("members", pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("uri", pa.string())]))),
+    pa.field("edition", pa.string()),  # null for the content that the run first saw, and in snapshots of 0.1.0
 ]
 
 _SCHEMA: Final = pa.schema(_FIELDS)
@@ -41,6 +46,7 @@ def read_snapshot(store: RunStore) -> list[Shard]:
             size_bytes=row["size_bytes"],
             version=row["version"],
             members=tuple(LooseFile(member["key"], member["uri"]) for member in row["members"]),
+            edition=row["edition"] or "",
         )
         for row in table.to_pylist()
     ]
@@ -55,6 +61,7 @@ def write_snapshot(store: RunStore, shards: Sequence[Shard]) -> None:
             "size_bytes": shard.size_bytes,
             "version": shard.version,
             "members": [{"key": member.key, "uri": member.uri} for member in shard.members],
+            "edition": shard.edition or None,
         }
         for shard in shards
     ]
@@ -63,38 +70,85 @@ def write_snapshot(store: RunStore, shards: Sequence[Shard]) -> None:
     store.replace(SNAPSHOT_PATH, sink.getvalue().to_pybytes())
 
 
-def merge_snapshot(known: Sequence[Shard], listed: Sequence[Shard]) -> tuple[list[Shard], list[Shard], list[str]]:
+def read_editions(store: RunStore) -> dict[str, str]:
+    """For shards whose content changed since the run first saw them: their first directory -> their present one."""
+    try:
+        with store.open(SNAPSHOT_PATH) as file:
+            changed = pq.read_table(file, columns=["name", "edition"], schema=_SCHEMA)
+    except FileNotFoundError:
+        return {}
+    return editions_of(
+        Shard(str(name), "", edition=edition)
+        for name, edition in zip(changed["name"].to_pylist(), changed["edition"].to_pylist(), strict=True)
+        if edition
+    )
+
+
+def editions_of(shards: Iterable[Shard]) -> dict[str, str]:
+    """:func:`read_editions` of shards at hand."""
+    return {
+        shard_directory(shard.name): shard_directory(shard.name, shard.edition) for shard in shards if shard.edition
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class MergedSnapshot:
+    """What a run covers from now on.
+
+    Attributes:
+        shards: All shards of the run; known ones first, in their order.
+        new: Those among them that no earlier start knew.
+        changed: Those whose content is another one than before, with the edition that tells them apart.
+        vanished: Names of known shards that the input no longer holds. Their labels stay; what they lack can no longer
+            be made.
+    """
+
+    shards: list[Shard]
+    new: list[Shard]
+    changed: list[Shard]
+    vanished: list[str]
+
+
+def merge_snapshot(known: Sequence[Shard], listed: Sequence[Shard], on_changed: OnChanged = "refuse") -> MergedSnapshot:
     """Compare what is listed now with what the run already covers.
 
     Args:
         known: The run's snapshot.
         listed: What the input location holds now.
-
-    Returns:
-        All shards of the run (known ones first, in their order), the new ones among them, and the names of shards
-        that vanished. Labels of vanished shards stay; what they lack can no longer be made.
+        on_changed: What becomes of known shards with other content: refuse the start, or label them anew.
 
     Raises:
-        RunMismatchError: A known shard has other content now; its units would mix two inputs.
+        RunMismatchError: A known shard has other content now, and ``on_changed`` is "refuse".
     """
     listed_by_name = {shard.name: shard for shard in listed}
-    changed = [
-        _describe_change(shard, listed_by_name[shard.name])
-        for shard in known
-        if shard.name in listed_by_name and _has_changed(shard, listed_by_name[shard.name])
-    ]
-    if changed:
+    shards, changed, vanished, descriptions = [], [], [], []
+    for before in known:
+        now = listed_by_name.pop(before.name, None)
+        if now is None:
+            vanished.append(before.name)
+            shards.append(before)
+        elif _has_changed(before, now):
+            descriptions.append(_describe_change(before, now))
+            changed.append(replace(now, edition=_edition(now)))
+            shards.append(changed[-1])
+        else:
+            shards.append(replace(now, edition=before.edition) if before.edition else now)
+    if changed and on_changed == "refuse":
         more = f" (and {len(changed) - _MAX_NAMED} more)" if len(changed) > _MAX_NAMED else ""
         raise RunMismatchError(
             "The input changed under the run, and labels of the old content would be mixed with labels of the new: "
-            + "; ".join(changed[:_MAX_NAMED])
+            + "; ".join(descriptions[:_MAX_NAMED])
             + more
-            + ". Put the old files back, or label into a new run directory."
+            + ". Put the old files back, or replace the labels of these shards with --changed relabel."
         )
-    known_names = {shard.name for shard in known}
-    new = [shard for shard in listed if shard.name not in known_names]
-    vanished = [shard.name for shard in known if shard.name not in listed_by_name]
-    return [*(listed_by_name.get(shard.name, shard) for shard in known), *new], new, vanished
+    new = list(listed_by_name.values())
+    return MergedSnapshot([*shards, *new], new, changed, vanished)
+
+
+def _edition(shard: Shard) -> str:
+    """Depends on the content, so that two starts that see different contents cannot meet in one directory."""
+    content = f"{shard.size_bytes}\0{shard.version}\0" + "\0".join(member.key for member in shard.members)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _has_changed(before: Shard, now: Shard) -> bool:

@@ -31,9 +31,11 @@ class Entry:
 
     Attributes:
         problems: (path of the key inside the entry, sentence) for each mistake.
+        has_prompts: The prompts were written down; otherwise the name is the prompt.
     """
 
     problems: list[tuple[KeyPath, str]]
+    has_prompts: bool = False
     id: int | None = None
     name: str | None = None
     prompts: tuple[str, ...] = ()
@@ -86,6 +88,7 @@ def _read_name(raw: dict[str, Any], entry: Entry) -> None:
 
 def _read_prompts(raw: dict[str, Any], entry: Entry, limit: PromptLimit | None) -> None:
     prompts = raw.get("prompts")
+    entry.has_prompts = prompts is not None
     if prompts is None:
         # Without prompts of its own the name is what the model is asked.
         prompts = [entry.name] if entry.name is not None else []

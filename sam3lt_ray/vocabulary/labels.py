@@ -39,6 +39,27 @@ class Label:
     threshold: float | None = None
     supercategory: str | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; :meth:`from_json` reads them back."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "prompts": list(self.prompts),
+            "threshold": self.threshold,
+            "supercategory": self.supercategory,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Label:
+        """Read what :meth:`to_json` made; further keys are passed over."""
+        return cls(
+            id=int(data["id"]),
+            name=str(data["name"]),
+            prompts=tuple(data["prompts"]),
+            threshold=data.get("threshold"),
+            supercategory=data.get("supercategory"),
+        )
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -48,11 +69,13 @@ class Vocabulary:
         labels: At least one.
         source: Where they were read, for messages.
         names_with_given_id: Labels whose id the user wrote down; the others got theirs from us.
+        names_with_given_prompts: Labels whose prompts the user wrote down; the others are asked by their name.
     """
 
     labels: tuple[Label, ...]
     source: str = field(compare=False)
     names_with_given_id: frozenset[str] = field(default=frozenset(), compare=False)
+    names_with_given_prompts: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -83,29 +106,12 @@ class Vocabulary:
         """Plain values; :meth:`from_json` reads them back."""
         return {
             "source": self.source,
-            "labels": [
-                {
-                    "id": label.id,
-                    "name": label.name,
-                    "prompts": list(label.prompts),
-                    "threshold": label.threshold,
-                    "supercategory": label.supercategory,
-                }
-                for label in self.labels
-            ],
+            "labels": [label.to_json() for label in self.labels],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Vocabulary:
         """Read what :meth:`to_json` made. All ids count as given: they were stored."""
-        labels = tuple(
-            Label(
-                id=int(entry["id"]),
-                name=str(entry["name"]),
-                prompts=tuple(entry["prompts"]),
-                threshold=entry.get("threshold"),
-                supercategory=entry.get("supercategory"),
-            )
-            for entry in data["labels"]
-        )
-        return cls(labels, str(data.get("source", "")), frozenset(label.name for label in labels))
+        labels = tuple(Label.from_json(entry) for entry in data["labels"])
+        names = frozenset(label.name for label in labels)
+        return cls(labels, str(data.get("source", "")), names, names)

@@ -33,7 +33,7 @@ def load_vocabulary(
 
     Returns:
         Labels in file order. Ids are the given ones; labels without one are numbered on from the largest given id,
-        or 1, 2, 3... A run keeps the ids it has: see :func:`sam3lt_ray.vocabulary.ids.assign_ids`.
+        or 1, 2, 3... A run keeps the ids it has: see :func:`sam3lt_ray.vocabulary.history.continue_labels`.
 
     Raises:
         ConfigError: Every mistake, one line each, naming file, line and entry.
@@ -113,4 +113,5 @@ def _to_vocabulary(entries: list[Entry], source: str) -> Vocabulary:
     given = {name: entry.id for name, entry in named if entry.id is not None}
     ids = number_labels([name for name, _ in named], given)
     labels = tuple(Label(ids[name], name, entry.prompts, entry.threshold, entry.supercategory) for name, entry in named)
-    return Vocabulary(labels, source, frozenset(given))
+    own_prompts = frozenset(name for name, entry in named if entry.has_prompts)
+    return Vocabulary(labels, source, frozenset(given), own_prompts)

@@ -16,8 +16,10 @@ import pytest
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import InputError, Sam3ltError, StorageError
+from sam3lt_ray.storage import s3_filesystem
 from sam3lt_ray.storage.filesystem import open_filesystem
 from sam3lt_ray.storage.store import RunStore, open_store, probe_conditional_put
+from tests.servers.faults import Fault, FaultAction
 from tests.servers.moto_s3 import MotoS3
 from tests.servers.s3_server import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Bucket
 
@@ -55,8 +57,6 @@ def s3_store(moto_bucket: S3Bucket) -> RunStore:
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Wait as often as in production, but not as long; the attempts that were waited for."""
-    from sam3lt_ray.storage import s3_filesystem, s3_store
-
     attempts: list[int] = []
 
     def short_pause_s(attempt: int) -> float:
@@ -64,7 +64,6 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return 0.001
 
     monkeypatch.setattr(s3_filesystem, "pause_before_retry_s", short_pause_s)
-    monkeypatch.setattr(s3_store, "pause_before_retry_s", short_pause_s)
     return attempts
 
 
@@ -310,6 +309,13 @@ def test_listing_is_never_remembered(s3_store: RunStore, moto_bucket: S3Bucket) 
     assert [name.rpartition("/")[2] for name in filesystem.find(folder)] == ["a", "b"]
 
 
+def test_a_listing_that_is_cut_short_is_asked_for_again(s3_store: RunStore, moto_s3: MotoS3) -> None:
+    for name in ("a", "b", "c"):
+        s3_store.create(name, b"1")
+    moto_s3.spoil(Fault("short_body", 2, "ListObjectsV2"))
+    assert paths(s3_store) == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (503, "ServiceUnavailable"), (500, "InternalError")])
 def test_bursts_of_errors_are_survived(
     s3_store: RunStore, moto_s3: MotoS3, patience: list[int], status: int, code: str
@@ -323,8 +329,7 @@ def test_bursts_of_errors_are_survived(
         lambda: paths(s3_store),
         lambda: s3_store.delete("b"),
     ]
-    # s3fs itself repeats after SlowDown, and really waits.
-    times = 2 if code == "SlowDown" else 6
+    times = 6
     for operation in operations:
         moto_s3.fail_next(times, status=status, code=code)
         operation()
@@ -342,6 +347,39 @@ def test_broken_connections_are_survived(s3_store: RunStore, moto_s3: MotoS3) ->
         assert file.read() == bytes(100_000)
 
 
+@pytest.mark.parametrize("spoil", ["cut_body", "reset_body", "short_body", "stall_body", "delay", "refuse"])
+def test_spoiled_answers_are_asked_for_again_and_not_for_ever(
+    moto_bucket: S3Bucket, moto_s3: MotoS3, patience: list[int], spoil: FaultAction
+) -> None:
+    store = open_store(moto_bucket.uri("runs/one"), moto_bucket.storage(timeout_s=0.5))
+    body = os.urandom(100_000)
+    assert store.create("a", body)
+    for num_bytes, read in (
+        (None, store.read),
+        (None, lambda path: store.open(path).read()),
+        (70_000, lambda path: store.open(path).read(70_000)),
+    ):
+        moto_s3.spoil(Fault(spoil, 2, "GetObject", delay_s=1.5))
+        assert read("a") == body[:num_bytes]
+    moto_s3.forget_requests()
+    moto_s3.spoil(Fault(spoil, 1000, "GetObject", delay_s=1.5))
+    with pytest.raises(StorageError, match="broke again and again"):
+        store.read("a")
+    assert moto_s3.counts["GetObject"] in (6, 12)  # aiohttp asks once more where a connection that was kept is closed
+
+
+def test_an_answer_that_trickles_has_an_end(
+    moto_bucket: S3Bucket, moto_s3: MotoS3, patience: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_filesystem, "TIMEOUTS_PER_ATTEMPT", 1)
+    monkeypatch.setattr(s3_filesystem, "SLOWEST_BYTES_PER_S", 1_000_000)
+    store = open_store(moto_bucket.uri("runs/one"), moto_bucket.storage(timeout_s=2.0))
+    assert store.create("a", bytes(10_000))
+    moto_s3.spoil(Fault("trickle", 1, "GetObject", delay_s=60.0))  # never silent for as long as the timeout
+    assert store.read("a") == bytes(10_000)
+    assert patience != []
+
+
 def test_a_server_that_stays_busy_is_given_up(s3_store: RunStore, moto_s3: MotoS3, patience: list[int]) -> None:
     moto_s3.fail_next(1000, status=503, code="ServiceUnavailable")
     with pytest.raises(StorageError, match=r"kept failing .* \(HTTP 503 ServiceUnavailable\)"):
@@ -356,6 +394,9 @@ def test_conflicts_are_tried_again(s3_store: RunStore, moto_s3: MotoS3, patience
     moto_s3.fail_next(1, status=409, code="ConditionalRequestConflict", kind="PutObject")
     assert not s3_store.create("a", b"other")
     assert s3_store.read("a") == b"ours"
+    moto_s3.fail_next(3, status=409, code="ConditionalRequestConflict", kind="PutObject")
+    s3_store.replace("a", b"newer")
+    assert s3_store.read("a") == b"newer"
 
 
 def test_lost_answer_finds_its_own_file(s3_store: RunStore, moto_s3: MotoS3) -> None:

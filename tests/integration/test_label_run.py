@@ -192,7 +192,4 @@ def test_the_config_in_run_json_is_the_resolved_one(tmp_path: Path) -> None:
     assert len(run["fingerprint"]) == 64
     assert run["model"]["files"].keys() >= {"model.safetensors", "config.json"}
     vocabulary = json.loads((tmp_path / "run" / "vocabulary.json").read_text())
-    assert [(label["id"], label["name"], label["layer"]) for label in vocabulary["labels"]] == [
-        (1, "red circle", "000"),
-        (2, "star", "000"),
-    ]
+    assert [(label["id"], label["name"]) for label in vocabulary["labels"]] == [(1, "red circle"), (2, "star")]

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import json
+import random
+import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +21,9 @@ from urllib.parse import parse_qs
 
 CONTROL_PATH = "/_control"
 
-FaultAction = Literal["status", "refuse", "lose_answer", "cut_body", "delay"]
+FaultAction = Literal[
+    "status", "refuse", "lose_answer", "cut_body", "reset_body", "stall_body", "trickle", "short_body", "delay"
+]
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
@@ -31,14 +36,19 @@ class Fault:
     Attributes:
         action: "status": answer an error without doing the work. "refuse": close the connection without doing the
             work. "lose_answer": do the work, then close the connection. "cut_body": send half of the answer's body.
-            "delay": wait, then go on.
+            "reset_body": the same, and end with a TCP reset. "stall_body": the same, then silence for ``delay_s``, then
+            the end. "trickle": the answer's body byte by byte, ten a second, for ``delay_s``. "short_body": a whole and
+            consistent answer that holds half of what was asked for. "delay": wait, then go on.
         times: Number of requests.
+        after: Matching requests that are served well before the first one is spoiled.
+        chance: Share of the matching requests that are spoiled, drawn from a repeatable sequence.
+        spreads: Once a request was spoiled, every request is, whatever it asks for.
         kind: Only this kind of request ("PutObject"); "" for any.
         key_part: Only keys that contain this.
         status: HTTP status of "status".
         code: S3 error code of "status".
         message: Text of the error.
-        delay_s: Seconds of "delay".
+        delay_s: Seconds of "delay", "stall_body" and "trickle".
     """
 
     action: FaultAction
@@ -49,6 +59,9 @@ class Fault:
     code: str = "SlowDown"
     message: str = "Spoiled on purpose."
     delay_s: float = 0.0
+    after: int = 0
+    chance: float = 1.0
+    spreads: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,7 @@ class FaultyServer:
         self._faults: list[Fault] = []
         self._requests: list[RecordedRequest] = []
         self._ignores_conditions = False
+        self._chances = random.Random(1)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -142,6 +156,7 @@ class FaultyServer:
                     self._faults.clear()
                     self._requests.clear()
                     self._ignores_conditions = False
+                    self._chances.seed(order.get("seed", 1))
                     self._reset_app()
         start_response("200 OK", [("Content-Type", "application/json")])
         return [json.dumps(answer).encode()]
@@ -186,10 +201,12 @@ class FaultyServer:
         if fault is not None and fault.action == "lose_answer":
             record(0, 0)
             _hang_up(environ)
-        if fault is not None and fault.action == "cut_body":
+        if fault is not None and fault.action in ("cut_body", "reset_body", "stall_body", "trickle"):
             record(int(status.split()[0]), len(answer) // 2)
             start_response(status, headers)
-            return _half_of(answer, environ)
+            return _part_of(answer, environ, fault)
+        if fault is not None and fault.action == "short_body":
+            headers, answer = _shortened(headers, answer)
         record(int(status.split()[0]), len(answer))
         start_response(status, headers)
         return [answer]
@@ -197,8 +214,14 @@ class FaultyServer:
     def _take_fault(self, kind: str, key: str) -> Fault | None:
         with self._lock:
             for fault in self._faults:
-                if fault.times > 0 and fault.kind in ("", kind) and fault.key_part in key:
+                if fault.times <= 0 or fault.kind not in ("", kind) or fault.key_part not in key:
+                    continue
+                if fault.after > 0:
+                    fault.after -= 1
+                elif self._chances.random() < fault.chance:
                     fault.times -= 1
+                    if fault.spreads:
+                        fault.times, fault.kind, fault.key_part = 1_000_000, "", ""
                     return fault
         return None
 
@@ -236,12 +259,39 @@ def _error_body(fault: Fault) -> bytes:
     ).encode()
 
 
-def _half_of(answer: bytes, environ: Environ) -> Iterator[bytes]:
+def _part_of(answer: bytes, environ: Environ, fault: Fault) -> Iterator[bytes]:
+    if fault.action == "trickle":
+        for position in range(int(10 * fault.delay_s)):
+            yield answer[position : position + 1]
+            time.sleep(0.1)
+        _hang_up(environ)
     yield answer[: len(answer) // 2]
-    _hang_up(environ)
+    if fault.action == "stall_body":
+        time.sleep(fault.delay_s)
+    _hang_up(environ, reset=fault.action == "reset_body")
 
 
-def _hang_up(environ: Environ) -> None:
+def _shortened(headers: list[tuple[str, str]], answer: bytes) -> tuple[list[tuple[str, str]], bytes]:
+    """Half of an answer whose headers say that this is all there is to come."""
+    half = answer[: len(answer) // 2]
+    changed = []
+    for name, value in headers:
+        if name.lower() == "content-length":
+            value = str(len(half))
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", value) if name.lower() == "content-range" else None
+        if match is not None:
+            value = f"bytes {match[1]}-{int(match[1]) + len(half) - 1}/{match[2]}"
+        # A checksum of the whole would give the game away; not every server sends one.
+        if not name.lower().startswith("x-amz-checksum"):
+            changed.append((name, value))
+    return changed, half
+
+
+def _hang_up(environ: Environ, *, reset: bool = False) -> None:
     connection: socket.socket = environ["werkzeug.socket"]
-    connection.shutdown(socket.SHUT_RDWR)
+    if reset:  # with a linger of no time at all, closing sends RST instead of FIN
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+    else:
+        connection.shutdown(socket.SHUT_RDWR)
     raise ConnectionAbortedError("hung up on purpose")

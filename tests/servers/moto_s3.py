@@ -66,23 +66,23 @@ class MotoS3(S3Server):
         key_part: str = "",
     ) -> None:
         """Answer the next matching requests with an error, without doing the work."""
-        self._spoil(Fault("status", times, kind, key_part, status, code, message))
+        self.spoil(Fault("status", times, kind, key_part, status, code, message))
 
     def refuse_next(self, times: int = 1, *, kind: str = "", key_part: str = "") -> None:
         """Close the connection of the next matching requests, without doing the work."""
-        self._spoil(Fault("refuse", times, kind, key_part))
+        self.spoil(Fault("refuse", times, kind, key_part))
 
     def lose_answers(self, times: int = 1, *, kind: str = "", key_part: str = "") -> None:
         """Do the work of the next matching requests, then close the connection instead of answering."""
-        self._spoil(Fault("lose_answer", times, kind, key_part))
+        self.spoil(Fault("lose_answer", times, kind, key_part))
 
     def cut_bodies(self, times: int = 1, *, kind: str = "GetObject", key_part: str = "") -> None:
         """Close the connection in the middle of the answer's body."""
-        self._spoil(Fault("cut_body", times, kind, key_part))
+        self.spoil(Fault("cut_body", times, kind, key_part))
 
     def delay_next(self, delay_s: float, times: int = 1, *, kind: str = "", key_part: str = "") -> None:
         """Wait before the work of the next matching requests."""
-        self._spoil(Fault("delay", times, kind, key_part, delay_s=delay_s))
+        self.spoil(Fault("delay", times, kind, key_part, delay_s=delay_s))
 
     def ignore_conditions(self, ignore: bool = True) -> None:
         """Behave like a server that does not know If-None-Match."""
@@ -92,11 +92,12 @@ class MotoS3(S3Server):
         """Drop the faults that were not used up."""
         self._order(order="clear_faults")
 
-    def reset(self) -> None:
-        """Forget buckets, faults and requests."""
-        self._order(order="reset")
+    def reset(self, seed: int = 1) -> None:
+        """Forget buckets, faults and requests; ``seed`` decides which requests faults with a chance will spoil."""
+        self._order(order="reset", seed=seed)
 
-    def _spoil(self, fault: Fault) -> None:
+    def spoil(self, fault: Fault) -> None:
+        """Order any fault; the methods above are short for the common ones."""
         self._order(order="fault", fault=asdict(fault))
 
     def _order(self, **order: Any) -> None:

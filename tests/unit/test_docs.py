@@ -23,7 +23,7 @@ from sam3lt_ray.vocabulary.loading import load_vocabulary
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sam3lt_ray"
 # Not the changelog: it may speak of what is gone.
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")
 # Files of a run directory, whose first part is also the name of a folder of the package.
 RUN_FILES = {"exports/coco/instances.json", "report/index.html"}
 

@@ -91,6 +91,29 @@ def test_aliases_work() -> None:
     assert parse_yaml("a: &x {b: 1}\nc: *x\n", "f").data == {"a": {"b": 1}, "c": {"b": 1}}
 
 
+def test_aliases_that_multiply_are_refused() -> None:
+    lines = ["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]  # 10 billion values
+    with pytest.raises(ConfigError, match=r"bomb\.yaml:1: .*aliases stand for more than 10,000 values"):
+        parse_yaml("\n".join(lines), "bomb.yaml")
+
+
+def test_many_values_without_aliases_are_fine() -> None:
+    assert len(parse_yaml("\n".join(f"- label {n}" for n in range(12_000)), "f").data) == 12_000
+
+
+def test_lists_nested_without_end_are_refused() -> None:
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        parse_yaml("[" * 5_000, "f")
+
+
+@pytest.mark.parametrize("tag", ["!!python/name:os.system", "!anything x", "!!python/object:os.stat_result x"])
+def test_tags_make_no_objects(tag: str) -> None:
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        parse_yaml(f"a: {tag}", "f")
+    assert parse_yaml("a: !!python/object/apply:os.system ['true']", "f").data == {"a": ["true"]}
+
+
 def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"a: caf\xe9\n")

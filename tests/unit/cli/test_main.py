@@ -196,8 +196,20 @@ def test_job_is_the_label_command(
 def test_plan_prints_text_or_json(
     config_file: Path, stand_in: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand_in("sam3lt_ray.pipeline.planning", plan_run=lambda _config, _base_dir: Answer())
+    asked: list[tuple[str, dict[str, object]]] = []
+
+    def plan_run(config: Any, _base_dir: object, **options: object) -> Answer:
+        asked.append((config.run.changed, options))
+        return Answer()
+
+    stand_in("sam3lt_ray.pipeline.planning", plan_run=plan_run)
     assert main(["plan", "-c", str(config_file)]) == 0
+    assert capsys.readouterr().out == "as text\n"
+    assert main(["plan", "-c", str(config_file), "--changed", "relabel", "--retry-errors", "--fork", "runs/y"]) == 0
+    assert asked == [
+        ("refuse", {"retry_errors": False, "fork": None}),
+        ("relabel", {"retry_errors": True, "fork": "runs/y"}),
+    ]
     assert capsys.readouterr().out == "as text\n"
     assert main(["plan", "-c", str(config_file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == {"ok": 5, "error": 1}

@@ -95,6 +95,32 @@ def test_a_missing_part_is_named(folder: Path) -> None:
         resolve_checkpoint(str(folder))
 
 
+@pytest.mark.parametrize(
+    "named", ["pytorch_model.bin", "../outside.safetensors", "/etc/outside.safetensors", "sub/x.safetensors", 7]
+)
+def test_an_index_names_safetensors_beside_it_and_nothing_else(folder: Path, named: object) -> None:
+    (folder / "model.safetensors").unlink()
+    for path in (folder / "pytorch_model.bin", folder.parent / "outside.safetensors"):
+        path.write_bytes(b"x")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": named}}))
+    with pytest.raises(CheckpointError, match=r"names .*; expected \.safetensors files beside it"):
+        resolve_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("index", [{}, {"weight_map": {}}, {"weight_map": "x"}])
+def test_an_index_that_names_nothing_is_refused(folder: Path, index: dict[str, Any]) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="names no weight files"):
+        resolve_checkpoint(str(folder))
+
+
+def test_a_config_nested_without_end_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        resolve_checkpoint(str(folder))
+
+
 def test_weights_in_parts_are_as_large_as_all_of_them(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     for name, size in (("1.safetensors", 700), ("2.safetensors", 50), ("left-over.safetensors", 9)):

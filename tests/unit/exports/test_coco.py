@@ -159,3 +159,13 @@ def _load(location: str) -> dict:
         raise AssertionError(f"{name} is no JSON")
 
     return json.loads(Path(location).read_text(), parse_constant=refuse)
+
+
+def test_an_image_says_which_labels_it_was_not_asked(tmp_path: Path) -> None:
+    images = [make_image(str(n), index=n, presence={RING.id: 0.9}) for n in range(3)]
+    make_run(tmp_path, images, [RING], images_per_unit=2)
+    asked = [make_image(str(n), index=n, presence={PAIR.id: 0.9}) for n in range(2)]
+    store = make_run(tmp_path, asked, [PAIR], layer="001", images_per_unit=2)
+    assert export_coco(RunReader(store), store, kind="dataset").partly_asked_images == 1
+    written = json.loads(store.read("exports/coco/instances.json"))["images"]
+    assert [image["sam3lt"].get("category_ids_not_asked") for image in written] == [None, None, [PAIR.id]]

@@ -95,6 +95,17 @@ def test_alpha_lies_over_white(alpha: int, expected: list[int]) -> None:
         assert pixels[0, 0].tolist() == expected
 
 
+@pytest.mark.parametrize("height", [255, 256, 257, 700])
+def test_tall_images_are_converted_as_short_ones_are(height: int) -> None:
+    source = np.random.default_rng(5)
+    image = Image.fromarray(source.integers(0, 256, (height, 31, 4), dtype=np.uint8))
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    expected = np.asarray(Image.alpha_composite(white, image).convert("RGB"))
+    np.testing.assert_array_equal(decode(encode(image, "PNG")), expected)
+    values = source.integers(0, 65536, (height, 31), dtype=np.uint16)
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(values), "PNG"))[:, :, 1], values >> 8)
+
+
 def test_grey_with_alpha_and_transparent_colours() -> None:
     assert decode(encode(Image.new("LA", (4, 2), (100, 0)), "PNG"))[0, 0].tolist() == [255] * 3
     assert decode(encode(Image.new("L", (4, 2), 7), "PNG", transparency=7))[0, 0].tolist() == [255] * 3

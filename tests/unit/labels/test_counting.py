@@ -33,7 +33,7 @@ def test_everything_is_counted_once_across_units_shards_and_layers(tmp_path: Pat
         make_failed_image("1", index=1, kind="empty", message="No bytes."),
         make_failed_image("2", index=2, kind="corrupt", message="Broken."),
     ]
-    counts = summarize(RunReader(make_run(tmp_path, added, [CAR], layer="cars", images_per_unit=2)))
+    counts = summarize(RunReader(make_run(tmp_path, added, [CAR], layer="001", images_per_unit=2)))
 
     assert counts.images == 4
     assert counts.images_by_status == {"ok": 2, "error": 2}

@@ -85,7 +85,7 @@ def test_layers_are_joined_whatever_their_units(tmp_path: Path) -> None:
         make_failed_image("a/1.jpg", index=1, kind="worker_died"),
         make_failed_image("a/2.jpg", index=2, kind="out_of_memory", message="Too large."),
     ]
-    reader = RunReader(make_run(tmp_path, added, [CAR], layer="cars", images_per_unit=3))
+    reader = RunReader(make_run(tmp_path, added, [CAR], layer="001", images_per_unit=3))
 
     first, failed, half_failed, not_yet_in_new_layer = list(reader.iter_images())
     assert reader.vocabulary().labels == (CAT, DOG, CAR)
@@ -100,7 +100,7 @@ def test_layers_are_joined_whatever_their_units(tmp_path: Path) -> None:
 
 def test_layers_that_saw_different_images_are_refused(tmp_path: Path) -> None:
     make_run(tmp_path, _images(), [CAT, DOG])
-    reader = RunReader(make_run(tmp_path, [make_image("b/9.jpg", presence={9: 0.5})], [CAR], layer="cars"))
+    reader = RunReader(make_run(tmp_path, [make_image("b/9.jpg", presence={9: 0.5})], [CAR], layer="001"))
     with pytest.raises(RunMismatchError, match=r"'a/0.jpg' in one layer and 'b/9.jpg'"):
         list(reader.iter_images())
 
@@ -108,7 +108,7 @@ def test_layers_that_saw_different_images_are_refused(tmp_path: Path) -> None:
 def test_stray_files_are_passed_over(tmp_path: Path) -> None:
     store = make_run(tmp_path, _images(), [CAT, DOG])
     store.create("labels/README.txt", b"mine")
-    store.create("labels/base/notes/old.parquet", b"mine")
+    store.create("labels/000/notes/old.parquet", b"mine")
     assert len(list(RunReader(store).iter_images())) == 4
 
 
@@ -118,7 +118,7 @@ def test_a_run_without_labels_is_empty(tmp_path: Path) -> None:
 
 def test_a_damaged_unit_is_named(tmp_path: Path) -> None:
     store = make_run(tmp_path, _images(), [CAT, DOG])
-    path = unit_path("base", "shard-1.tar", UnitRange(0, 1, True))
+    path = unit_path("000", "shard-1.tar", UnitRange(0, 1, True))
     store.replace(path, b"PAR1 and then nothing")
     with pytest.raises(RunMismatchError, match=r"0000000000-0000001\.last\.parquet is not a readable Parquet"):
         list(RunReader(store).iter_images())
@@ -138,7 +138,7 @@ def test_a_unit_without_images_is_read_as_none(tmp_path: Path) -> None:
     store = make_run(tmp_path, [], [CAT])
     unit = Unit("empty.tar", UnitRange(0, 0, True), ())
     store.create(
-        unit_path("base", unit.shard, unit.range), encode_unit_file(unit, [], Provenance("f", {}, ((3, "cat"),)))
+        unit_path("000", unit.shard, unit.range), encode_unit_file(unit, [], Provenance("f", {}, ((3, "cat"),)))
     )
     reader = RunReader(store)
     assert [table.num_rows for table in reader.iter_tables()] == [0]

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 
 from sam3lt_ray.config.schema import StorageSettings
+from sam3lt_ray.errors import StorageError, StorageUnavailableError
 from sam3lt_ray.labels.rows import Provenance
 from sam3lt_ray.pipeline import actors
-from sam3lt_ray.pipeline.actors import LabelJob, SegmentActor, Watchdog
+from sam3lt_ray.pipeline.actors import CommitTask, LabelJob, SegmentActor, Watchdog, outcomes
 from sam3lt_ray.pipeline.pass_marker import marked_pass
 from sam3lt_ray.records import EncodedImage, Unit, UnitRange
 from sam3lt_ray.stages.unit_table import unit_to_table
@@ -36,7 +37,6 @@ def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmentAc
                 vocabulary=VOCABULARY,
                 provenance=Provenance("f" * 64, {}, ((1, "cat"), (2, "dog"))),
                 store=store,
-                layer="000",
                 merge_iou=0.7,
                 max_pixels=10_000,
                 decode_threads=2,
@@ -50,7 +50,7 @@ def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmentAc
 
 def unit_table(shard: str, first: int, count: int) -> pa.Table:
     images = [EncodedImage(i, f"{i}.png", plain_image((i, 9, first % 250))) for i in range(first, first + count)]
-    return unit_to_table(Unit(shard, UnitRange(first, count, is_last=False), tuple(images)))
+    return unit_to_table(Unit(shard, UnitRange(first, count, is_last=False), tuple(images), path=f"{shard}/{first}"))
 
 
 def test_units_labeled_side_by_side_are_those_labeled_alone(actor: SegmentActor) -> None:
@@ -61,6 +61,25 @@ def test_units_labeled_side_by_side_are_those_labeled_alone(actor: SegmentActor)
     assert [row["path"] for row in together] == [row["path"] for row in alone]
     assert [row["file"] for row in together] == [row["file"] for row in alone]
     assert len({row["file"] for row in alone}) == len(tables)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"), [(StorageError("The disk is full."), False), (StorageUnavailableError("It is away."), True)]
+)
+def test_labels_that_cannot_be_stored_are_told_to_the_driver(
+    actor: SegmentActor, error: StorageError, passes: bool
+) -> None:
+    def refuse(path: str, data: bytes) -> bool:
+        if path.endswith("/11"):
+            raise error
+        return True
+
+    labeled = [actor(unit_table("s.tar", first, 11)) for first in (0, 11, 22)]
+    task = CommitTask(refuse)  # type: ignore[arg-type]
+    found = [outcome for table in labeled for outcome in outcomes(task(table))]
+    assert [outcome.created for outcome in found] == [True, False, True]
+    assert [outcome.failure for outcome in found] == [None, error.message, None]
+    assert [outcome.failure_passes for outcome in found] == [False, passes, False]
 
 
 @pytest.fixture

@@ -13,15 +13,16 @@ from sam3lt_ray.stages.read import ShardWork
 from sam3lt_ray.storage.ledger import unit_path
 
 
-def _outcome(shard: str, first: int, count: int, *, is_last: bool = False) -> UnitOutcome:
-    path = unit_path("000", shard, UnitRange(first, count, is_last))
-    return UnitOutcome(shard, path, True, UnitCounts(), 1, LabelTimings({"prompts": 1.0}, 0.0, 2.0), 1)
+def _outcome(shard: str, first: int, count: int, *, is_last: bool = False, layer: str = "000") -> UnitOutcome:
+    path = unit_path(layer, shard, UnitRange(first, count, is_last))
+    timings = LabelTimings({"prompts": 1.0}, 0.0, 2.0)
+    return UnitOutcome(shard, path, True, None, False, UnitCounts(), 1, timings, 1)
 
 
 def test_a_shard_is_final_when_its_last_gap_is_closed_in_whatever_order() -> None:
     work = [
-        ShardWork(Shard("a.tar", "a.tar"), (UnitRange(0, 10, False),), ((10, None),)),
-        ShardWork(Shard("b.tar", "b.tar"), (), ((0, None),)),
+        ShardWork(Shard("a.tar", "a.tar"), "000", gaps=((10, None),)),
+        ShardWork(Shard("b.tar", "b.tar"), "000", gaps=((0, None),)),
     ]
     shards = OpenShards(work, num_shards=5)
     assert (shards.num_open, shards.num_final) == (2, 3)
@@ -35,6 +36,17 @@ def test_a_shard_is_final_when_its_last_gap_is_closed_in_whatever_order() -> Non
     assert shards.num_open == 1
     shards.add(_outcome("b.tar", 10, 0, is_last=True))
     assert (shards.num_open, shards.num_final) == (0, 5)
+
+
+def test_a_shard_is_open_until_its_last_layer_is_done_and_gaps_may_have_an_end() -> None:
+    shard = Shard("a.tar", "a.tar")
+    work = [ShardWork(shard, "000", gaps=((10, 20), (30, 40))), ShardWork(shard, "001", gaps=((0, None),))]
+    shards = OpenShards(work, num_shards=1)
+    for first in (10, 30):
+        assert shards.num_open == 1
+        shards.add(_outcome("a.tar", first, 10))
+    shards.add(_outcome("a.tar", 0, 40, is_last=True, layer="001"))
+    assert (shards.num_open, shards.num_final) == (0, 1)
 
 
 def test_the_share_is_of_the_last_minute_and_of_all_devices() -> None:

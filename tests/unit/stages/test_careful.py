@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 
 from sam3lt_ray.config.schema import StorageSettings
-from sam3lt_ray.errors import ImageError
+from sam3lt_ray.errors import ImageError, StorageError
 from sam3lt_ray.records import EncodedImage, ImageLabels, Unit, UnitRange
 from sam3lt_ray.stages.careful import CarefulLabeler
 from sam3lt_ray.stages.label import ImageLabeler
+from sam3lt_ray.storage.local_store import LocalStore
 from sam3lt_ray.storage.store import RunStore, open_store
 
-UNIT = Unit("s.tar", UnitRange(10, 5, is_last=True), tuple(EncodedImage(10 + i, f"{i}") for i in range(5)))
+UNIT = Unit(
+    "s.tar",
+    UnitRange(10, 5, is_last=True),
+    tuple(EncodedImage(10 + i, f"{i}") for i in range(5)),
+    path="labels/000/s.tar-0/0000000010-0000005.last.parquet",
+)
 
 
 class _Death(BaseException):
@@ -40,7 +46,7 @@ def _attempts_until_done(store: RunStore, killers: set[int]) -> tuple[int, list[
     mortal: ImageLabeler = _Mortal(killers)  # type: ignore[assignment]
     for attempt in range(1, 20):
         try:
-            return attempt, CarefulLabeler(mortal, store, "000").label_unit(UNIT, before_image=lambda: None)
+            return attempt, CarefulLabeler(mortal, store).label_unit(UNIT, before_image=lambda: None)
         except _Death:
             continue
     raise AssertionError("never finished")
@@ -62,7 +68,31 @@ def test_notes_are_removed_when_the_unit_is_done(store: RunStore) -> None:
 def test_one_death_is_no_proof(store: RunStore) -> None:
     dying: ImageLabeler = _Mortal({12})  # type: ignore[assignment]
     with pytest.raises(_Death):
-        CarefulLabeler(dying, store, "000").label_unit(UNIT, before_image=lambda: None)
+        CarefulLabeler(dying, store).label_unit(UNIT, before_image=lambda: None)
     living: ImageLabeler = _Mortal(set())  # type: ignore[assignment]
-    results = CarefulLabeler(living, store, "000").label_unit(UNIT, before_image=lambda: None)
+    results = CarefulLabeler(living, store).label_unit(UNIT, before_image=lambda: None)
     assert all(isinstance(result, ImageLabels) for result in results)
+
+
+class _FullStore(LocalStore):
+    """A disk that is full at the third note of every attempt."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri, StorageSettings())
+        self.writes_left = 2
+
+    def replace(self, path: str, data: bytes) -> None:
+        self.writes_left -= 1
+        if self.writes_left < 0:
+            raise StorageError("The disk is full.")
+        super().replace(path, data)
+
+
+def test_a_note_that_cannot_be_written_blames_no_image(tmp_path: Path) -> None:
+    mortal: ImageLabeler = _Mortal(set())  # type: ignore[assignment]
+    for _ in range(3):
+        with pytest.raises(StorageError, match="full"):
+            CarefulLabeler(mortal, _FullStore(str(tmp_path))).label_unit(UNIT, before_image=lambda: None)
+    roomy = open_store(str(tmp_path), StorageSettings())
+    results = CarefulLabeler(mortal, roomy).label_unit(UNIT, before_image=lambda: None)
+    assert [result for result in results if isinstance(result, ImageError)] == []

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sam3lt_ray.config.schema import StorageSettings
-from sam3lt_ray.errors import RetryableRunError
+from sam3lt_ray.errors import RetryableRunError, StorageError
 from sam3lt_ray.storage import lease as lease_module
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.store import RunStore, open_store
@@ -126,3 +126,16 @@ def test_one_of_many_starters_wins(store: RunStore) -> None:
     for thread in threads:
         thread.join()
     assert sorted(results) == [False] * 7 + [True]
+
+
+def test_a_lease_is_given_back_on_a_full_disk(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: str, data: bytes) -> None:
+        raise StorageError("The disk is full.")
+
+    first = Lease(store)
+    first.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "replace", full)
+        first.release()
+    with Lease(store) as second:
+        second.acquire()

@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam3lt_ray.errors import RunMismatchError
+from sam3lt_ray.errors import InputError, RunMismatchError
 from sam3lt_ray.records import UnitRange
-from sam3lt_ray.storage.ledger import Ledger, parse_unit_path, shard_directory, unit_path
+from sam3lt_ray.storage import ledger
+from sam3lt_ray.storage.ledger import (
+    Ledger,
+    UnitFile,
+    first_edition,
+    parse_unit_path,
+    refuse_shared_directories,
+    shard_directory,
+    unit_path,
+)
 
 names = st.text(min_size=1, max_size=400)
 
@@ -50,6 +59,13 @@ def test_names_that_look_alike_get_different_directories(one: str, other: str) -
     assert shard_directory(one).casefold() != shard_directory(other).casefold()
 
 
+def test_names_whose_hashes_were_made_to_collide_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_shared_directories(["a.tar", "b.tar", "a.tar"])
+    monkeypatch.setattr(ledger, "shard_directory", lambda name: f"{len(name)}-c0111de0")
+    with pytest.raises(InputError, match=r"'a\.tar' and 'b\.tar' would share a directory"):
+        refuse_shared_directories(["a.tar", "long.tar", "b.tar"])
+
+
 @given(names, st.integers(0, 10**9), st.integers(0, 10**6), st.booleans())
 def test_unit_path_says_everything(name: str, first: int, count: int, is_last: bool) -> None:
     unit_range = UnitRange(first, count, is_last)
@@ -74,19 +90,18 @@ def test_stray_files_are_not_units(path: str) -> None:
 
 def test_untouched_shard_is_one_open_gap() -> None:
     ledger = Ledger.from_paths("000", [])
-    assert ledger.gaps("a.tar") == [(0, None)]
-    assert not ledger.is_complete("a.tar")
+    assert ledger.gaps(shard_directory("a.tar")) == [(0, None)]
+    assert not ledger.is_complete(shard_directory("a.tar"))
 
 
 def test_empty_shard_is_complete_with_its_empty_unit() -> None:
     ledger = Ledger.from_paths("000", [unit_path("000", "a.tar", UnitRange(0, 0, is_last=True))])
-    assert ledger.is_complete("a.tar")
-    assert ledger.num_images("a.tar") == 0
+    assert ledger.is_complete(shard_directory("a.tar"))
 
 
 def test_other_layers_do_not_count() -> None:
     ledger = Ledger.from_paths("001", [unit_path("000", "a.tar", UnitRange(0, 5, is_last=True))])
-    assert ledger.gaps("a.tar") == [(0, None)]
+    assert ledger.gaps(shard_directory("a.tar")) == [(0, None)]
 
 
 @given(unit_tilings(), st.data())
@@ -96,13 +111,13 @@ def test_gaps_and_committed_units_tile_the_shard(units: list[UnitRange], data: s
     total = units[-1].end
     covered = sorted(
         [(unit.first, unit.end) for unit in committed]
-        + [(first, total if end is None else end) for first, end in ledger.gaps("s.tar")]
+        + [(first, total if end is None else end) for first, end in ledger.gaps(shard_directory("s.tar"))]
     )
     assert covered[0][0] == 0
     assert covered[-1][1] == total
     assert all(before[1] == after[0] for before, after in itertools.pairwise(covered))
-    assert ledger.is_complete("s.tar") == (set(committed) == set(units))
-    assert ledger.total_images() == sum(unit.count for unit in committed)
+    assert ledger.is_complete(shard_directory("s.tar")) == (set(committed) == set(units))
+    assert set(ledger.units(shard_directory("s.tar"))) == set(committed)
 
 
 @pytest.mark.parametrize(
@@ -116,3 +131,21 @@ def test_gaps_and_committed_units_tile_the_shard(units: list[UnitRange], data: s
 def test_overlapping_units_are_refused(ranges: list[UnitRange]) -> None:
     with pytest.raises(RunMismatchError, match="overlap"):
         Ledger.from_paths("000", [unit_path("000", "s.tar", unit) for unit in ranges])
+
+
+def test_retries_belong_to_their_unit() -> None:
+    unit = UnitFile("000", shard_directory("s.tar"), UnitRange(0, 10, is_last=False))
+    other = UnitFile("000", shard_directory("s.tar"), UnitRange(10, 5, is_last=True))
+    paths = [unit.path, other.path, unit.retry_path(1), unit.retry_path(2), other.path.replace("5.", "4.retry-001.")]
+    ledger = Ledger.from_paths("000", paths)
+    found = list(ledger.unit_files(shard_directory("s.tar")))
+    assert [item.num_retries for item in found] == [2, 0]
+    assert found[0].paths == [unit.path, unit.retry_path(1), unit.retry_path(2)]
+    assert ledger.is_complete(shard_directory("s.tar"))
+
+
+@pytest.mark.parametrize("name", ["a.tar", "x.1234abcd", "b-0123456789ab.1234abcd", "group-000001"])
+def test_an_edition_has_a_directory_of_its_own(name: str) -> None:
+    first, later = shard_directory(name), shard_directory(name, "1a2b3c4d")
+    assert first != later
+    assert first_edition(later) == first == first_edition(first)

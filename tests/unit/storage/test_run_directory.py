@@ -47,8 +47,8 @@ def test_every_difference_is_named_with_both_values(store: RunStore) -> None:
     message = caught.value.message
     assert "labeling.score_floor: the run has 0.2, now it is 0.3" in message
     assert 'model file model.safetensors: the run has "aa", now it is "bb"' in message
-    assert 'vocabulary label 1 prompts: the run has ["cat"], now it is ["a cat"]' in message
-    assert 'vocabulary label 2 name: the run has nothing, now it is "dog"' in message
+    assert "--fork NEW_RUN" in message
+    assert "cat" not in message, "a run may get other labels"
     assert 'input.uri: the run has "s3://b/in", now it is "s3://b/other"' in message
 
 
@@ -84,4 +84,10 @@ def test_a_folder_that_is_no_run_is_said_so(store: RunStore) -> None:
 def test_damaged_run_json_is_refused(store: RunStore) -> None:
     store.replace(RUN_PATH, b'{"half": ')
     with pytest.raises(RunMismatchError, match="not valid JSON"):
+        read_run(store)
+
+
+def test_a_run_of_a_newer_version_is_refused(store: RunStore) -> None:
+    store.replace(RUN_PATH, b'{"format_version": 99}')
+    with pytest.raises(RunMismatchError, match="format 99"):
         read_run(store)

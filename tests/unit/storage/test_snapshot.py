@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.records import LooseFile, Shard
-from sam3lt_ray.storage.snapshot import merge_snapshot, read_snapshot, write_snapshot
+from sam3lt_ray.storage.ledger import shard_directory
+from sam3lt_ray.storage.snapshot import SNAPSHOT_PATH, merge_snapshot, read_editions, read_snapshot, write_snapshot
 from sam3lt_ray.storage.store import open_store
 
 SHARDS = [
@@ -29,10 +33,10 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_new_and_vanished_shards_are_told_apart() -> None:
     listed = [Shard("b.tar", "s3://b/b.tar", 5, "etag-b"), SHARDS[1]]
-    merged, new, vanished = merge_snapshot(SHARDS, listed)
-    assert [shard.name for shard in merged] == ["a.tar", "group-000000", "b.tar"]
-    assert [shard.name for shard in new] == ["b.tar"]
-    assert vanished == ["a.tar"]
+    merged = merge_snapshot(SHARDS, listed)
+    assert [shard.name for shard in merged.shards] == ["a.tar", "group-000000", "b.tar"]
+    assert [shard.name for shard in merged.new] == ["b.tar"]
+    assert (merged.changed, merged.vanished) == ([], ["a.tar"])
 
 
 @pytest.mark.parametrize(
@@ -41,11 +45,39 @@ def test_new_and_vanished_shards_are_told_apart() -> None:
     ids=["size", "version"],
 )
 def test_changed_shard_is_refused_by_name(now: Shard) -> None:
-    with pytest.raises(RunMismatchError, match=r"a\.tar was 100 bytes"):
+    with pytest.raises(RunMismatchError, match=r"(?s)a\.tar was 100 bytes.*--changed relabel"):
         merge_snapshot(SHARDS, [now, SHARDS[1]])
+
+
+def test_a_changed_shard_gets_an_edition_that_stays(tmp_path: Path) -> None:
+    now = Shard("a.tar", "s3://b/a.tar", 101, "etag-z")
+    merged = merge_snapshot(SHARDS, [now, SHARDS[1]], "relabel")
+    (changed,) = merged.changed
+    assert merged.shards == [changed, SHARDS[1]]
+    assert dataclasses.replace(changed, edition="") == now
+    assert len(changed.edition) == 8
+    assert merge_snapshot(merged.shards, [now, SHARDS[1]]).shards == merged.shards
+    other = Shard("a.tar", "s3://b/a.tar", 101, "etag-y")
+    assert merge_snapshot(SHARDS, [other, SHARDS[1]], "relabel").changed[0].edition != changed.edition
+
+    store = open_store(str(tmp_path), StorageSettings())
+    write_snapshot(store, merged.shards)
+    assert read_snapshot(store) == merged.shards
+    assert read_editions(store) == {shard_directory("a.tar"): shard_directory("a.tar", changed.edition)}
 
 
 def test_group_with_other_members_is_refused() -> None:
     other = Shard("group-000000", "/data", None, None, (LooseFile("3.jpg", "/data/3.jpg"),))
     with pytest.raises(RunMismatchError, match="group-000000"):
         merge_snapshot(SHARDS, [SHARDS[0], other])
+
+
+def test_a_snapshot_of_the_first_version_has_no_editions(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), StorageSettings())
+    write_snapshot(store, SHARDS)
+    old = pq.read_table(io.BytesIO(store.read(SNAPSHOT_PATH))).drop_columns(["edition"])
+    sink = io.BytesIO()
+    pq.write_table(old, sink)
+    store.replace(SNAPSHOT_PATH, sink.getvalue())
+    assert read_snapshot(store) == SHARDS
+    assert read_editions(store) == {}

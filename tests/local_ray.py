@@ -1,4 +1,4 @@
-"""A local Ray for integration tests, started once and stopped at the end."""
+"""A local Ray for tests, started when the first one asks for it; ``tests/conftest.py`` makes the fixture known."""
 
 from __future__ import annotations
 

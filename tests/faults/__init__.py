@@ -1,0 +1,1 @@
+"""Faults that are really inflicted: processes killed, hung and starved, storage that fails."""
