@@ -1,13 +1,16 @@
-"""What a run tells while it goes on, and two ways of showing it: a live line in a terminal, plain lines in a log."""
+"""What a run tells while it goes on, and how it is shown: a live line in a terminal, plain or JSON lines in a log."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TextIO
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from sam3lt_ray.logs import LogFormat
 from sam3lt_ray.terminal import printable
 
 if TYPE_CHECKING:
@@ -31,13 +34,14 @@ class ProgressListener(Protocol):
             done_units: Units that earlier starts of this run have committed.
         """
 
-    def unit_done(self, *, images: int, errors: int, instances: int) -> None:
+    def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         """One more unit is committed.
 
         Args:
             images: Rows in the unit, error rows included.
             errors: Error rows among them.
             instances: Instances stored in the unit.
+            busy_share: Share of the last minute the devices worked; None where nobody knows.
         """
 
     def message(self, text: str) -> None:
@@ -58,6 +62,7 @@ class Tally:
     done_units: int = 0
     errors: int = 0
     instances: int = 0
+    busy_share: float | None = None
     _images_here: int = 0
     _started_s: float | None = field(default=None)
 
@@ -68,8 +73,8 @@ class Tally:
             self.done_images, self.done_units = done_images, done_units
         self.total_images, self.total_units = total_images, total_units
 
-    def add(self, images: int, errors: int, instances: int) -> None:
-        """Count one unit."""
+    def add(self, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
+        """Count one unit; arguments as in :meth:`ProgressListener.unit_done`."""
         if self._started_s is None:
             self._started_s = self.clock()
         self.done_images += images
@@ -77,6 +82,7 @@ class Tally:
         self.errors += errors
         self.instances += instances
         self._images_here += images
+        self.busy_share = busy_share
 
     @property
     def images_per_s(self) -> float | None:
@@ -94,6 +100,19 @@ class Tally:
             return None
         return max(0, self.total_images - self.done_images) / rate
 
+    def to_json(self) -> dict[str, float | int | None]:
+        """The counts, by name."""
+        return {
+            "images_done": self.done_images,
+            "images_total": self.total_images,
+            "units_done": self.done_units,
+            "images_per_s": self.images_per_s,
+            "remaining_s": self.remaining_s,
+            "instances": self.instances,
+            "errors": self.errors,
+            "busy_share": self.busy_share,
+        }
+
     def describe(self) -> str:
         """The counts in one line."""
         of_total = "" if self.total_images is None else f" of {self.total_images:,}"
@@ -104,6 +123,8 @@ class Tally:
             parts.append(f"{format_duration(self.remaining_s)} left")
         parts.append(f"{self.instances:,} instances")
         parts.append(f"{self.errors:,} {'error' if self.errors == 1 else 'errors'}")
+        if self.busy_share is not None:
+            parts.append(f"devices {100 * self.busy_share:.0f} % busy")
         return ", ".join(parts)
 
 
@@ -143,9 +164,9 @@ class LogProgress:
         """See :class:`ProgressListener`."""
         self._tally.plan(total_images, total_units, done_images, done_units)
 
-    def unit_done(self, *, images: int, errors: int, instances: int) -> None:
+    def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         """See :class:`ProgressListener`."""
-        self._tally.add(images, errors, instances)
+        self._tally.add(images, errors, instances, busy_share)
         self._untold = True
         if self._clock() - self._last_line_s >= self._interval_s:
             self._write_tally()
@@ -160,9 +181,46 @@ class LogProgress:
             self._write_tally()
 
     def _write_tally(self) -> None:
+        print(self._note_written().describe(), file=self._stream, flush=True)
+
+    def _note_written(self) -> Tally:
         self._last_line_s = self._clock()
         self._untold = False
-        print(self._tally.describe(), file=self._stream, flush=True)
+        return self._tally
+
+
+class JsonProgress(LogProgress):
+    """The same for machines: one JSON object per line, with ``time``, ``run``, ``event`` and, for counts, the numbers.
+
+    Args:
+        run: The run's location.
+        stream: Where the lines go; None: standard error.
+        interval_s: Least seconds between two lines of counts.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        stream: TextIO | None = None,
+        *,
+        interval_s: float = LOG_INTERVAL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(stream, interval_s=interval_s, clock=clock)
+        self._run = run
+
+    def message(self, text: str) -> None:
+        """See :class:`ProgressListener`."""
+        self._write({"event": "message", "message": text})
+
+    def _write_tally(self) -> None:
+        tally = self._note_written()
+        self._write({"event": "progress", **tally.to_json()})
+
+    def _write(self, fields: dict[str, Any]) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        print(json.dumps({"time": now, "run": self._run, **fields}, ensure_ascii=False), file=self._stream, flush=True)
 
 
 class TerminalProgress:
@@ -189,9 +247,9 @@ class TerminalProgress:
         self._tally.plan(total_images, total_units, done_images, done_units)
         self._show()
 
-    def unit_done(self, *, images: int, errors: int, instances: int) -> None:
+    def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         """See :class:`ProgressListener`."""
-        self._tally.add(images, errors, instances)
+        self._tally.add(images, errors, instances, busy_share)
         self._show()
 
     def message(self, text: str) -> None:
@@ -222,7 +280,7 @@ class SilentProgress:
     ) -> None:
         """See :class:`ProgressListener`."""
 
-    def unit_done(self, *, images: int, errors: int, instances: int) -> None:
+    def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         """See :class:`ProgressListener`."""
 
     def message(self, text: str) -> None:
@@ -232,6 +290,13 @@ class SilentProgress:
         """See :class:`ProgressListener`."""
 
 
-def progress_for_stderr() -> ProgressListener:
-    """The live bar where standard error is a terminal, plain lines where it is not."""
+def progress_for_stderr(run: str, log_format: LogFormat = "text") -> ProgressListener:
+    """The live bar where standard error is a terminal, plain lines where it is not; or JSON lines.
+
+    Args:
+        run: The run's location.
+        log_format: "json" where machines read it.
+    """
+    if log_format == "json":
+        return JsonProgress(run)
     return TerminalProgress() if sys.stderr.isatty() else LogProgress()

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sam3lt_ray.errors import ImageErrorKind
+
+# What a device does, in order: images encoded, prompts grounded in them, mask logits, run lengths.
+EnginePart = Literal["vision", "prompts", "masks", "runs"]
+# What a run does with an image.
+Part = Literal["read", "decode", "vision", "prompts", "masks", "runs", "write"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,7 @@ class Unit:
             format seeks by index.
         shard_error: Set on the last unit of a shard that ended wrongly (truncated): what was seen.
         path: Where its labels go in the run directory; "" as long as nobody has said so.
+        read_s: Seconds it took to read.
     """
 
     shard: str
@@ -102,6 +109,12 @@ class Unit:
     resume_offset: int | None = None
     shard_error: str | None = None
     path: str = ""
+    read_s: float = 0.0
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all images, compressed as they are."""
+        return sum(len(image.data) for image in self.images)
 
 
 @dataclass(frozen=True, slots=True)

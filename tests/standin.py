@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.engine.checkpoint import Checkpoint
 from sam3lt_ray.masks.rle import encode_mask
-from sam3lt_ray.records import Detection, ImageDetections
+from sam3lt_ray.records import Detection, EnginePart, ImageDetections
 
 if TYPE_CHECKING:
     from sam3lt_ray.pipeline.cluster import ActorResources
@@ -38,7 +38,7 @@ class StandInEngine:
         self.num_prompts = num_prompts
         self.seconds_per_image = seconds_per_image
         self.labeled = labeled  # this file grows by a byte for each image
-        self.busy_s = 0.0
+        self.part_seconds: dict[EnginePart, float] = {"vision": 0.0, "prompts": 0.0, "masks": 0.0, "runs": 0.0}
         self._lock = threading.Lock()
 
     memory_halvings = 0
@@ -53,7 +53,7 @@ class StandInEngine:
             with Path(self.labeled).open("ab", buffering=0) as log:
                 log.write(b"." * len(pixels))
         with self._lock:
-            self.busy_s += time.perf_counter() - start
+            self.part_seconds["prompts"] += time.perf_counter() - start
         return found
 
     def collect(self, submission: list[ImageDetections]) -> list[ImageDetections]:

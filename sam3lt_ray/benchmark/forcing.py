@@ -1,32 +1,20 @@
-"""The one place that reaches into the engine: where its answers are forced and where its parts are timed.
+"""The one place that reaches into the engine: where its answers are forced.
 
-The engine keeps the model's parts in ``_parts``. Wrapped are: how scores are computed (``grounding._scoring``), how
-mask logits are computed (``mask_head.logits``), and for timing the methods in ``_PARTS``.
+The engine keeps the model's parts in ``_parts``. Wrapped are how scores are computed (``grounding._scoring``) and how
+mask logits are computed (``mask_head.logits``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from sam3lt_ray.benchmark.answers import ForcedAnswers
-from sam3lt_ray.benchmark.part_clock import Part, PartClock
 from sam3lt_ray.benchmark.workloads import INSTANCES
-from sam3lt_ray.engine import image_batch
 from sam3lt_ray.engine.image_batch import ModelParts
 from sam3lt_ray.engine.segmenter import Segmenter
-
-_PARTS: Final[tuple[tuple[Part, str, str], ...]] = (
-    ("vision", "vision", "encode"),
-    ("encoder and decoder", "grounding", "start"),
-    ("encoder and decoder", "grounding", "ground"),
-    ("mask head", "vision", "fine_features"),
-    ("mask head", "mask_head", "image_parts"),
-    ("mask head", "mask_head", "logits"),
-)
 
 
 class EngineSeam:
@@ -61,22 +49,3 @@ class EngineSeam:
             return self._answers.mask_logits(computed.reshape(-1, INSTANCES, *shape[-2:])).view(shape)
 
         return forced
-
-    @contextmanager
-    def timed(self, clock: PartClock) -> Iterator[None]:
-        """While it holds, the parts are timed."""
-        targets: list[tuple[Part, Any, str]] = [
-            (part, getattr(self._parts, owner), name) for part, owner, name in _PARTS
-        ]
-        targets.append(("run lengths", image_batch, "MaskEncoding"))
-        before = [(owner, name, vars(owner).get(name)) for _, owner, name in targets]
-        for part, owner, name in targets:
-            setattr(owner, name, clock.wrap(part, getattr(owner, name)))
-        try:
-            yield
-        finally:
-            for owner, name, own in reversed(before):
-                if own is None:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -41,15 +41,6 @@ class PartClock:
             self._inside.depth = 0
             self._spans.append((part, begin, self._mark()))
 
-    def wrap(self, part: Part, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, timed."""
-
-        def timed(*arguments: Any, **options: Any) -> Any:
-            with self.part(part):
-                return function(*arguments, **options)
-
-        return timed
-
     def start(self) -> None:
         """Forgets everything; the whole begins now."""
         self._synchronise()
@@ -63,9 +54,7 @@ class PartClock:
         sums: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         for part, begin, end in self._spans:
             sums[part] += begin.elapsed_time(end) if self._on_cuda else 1000 * (end - begin)
-        sums["host and waiting"] = max(0.0, whole - sum(sums.values()))
-        sums["all"] = whole
-        return sums
+        return {**sums, **rest_of(sums, whole)}
 
     def _mark(self) -> Any:
         if not self._on_cuda:
@@ -77,3 +66,8 @@ class PartClock:
     def _synchronise(self) -> None:
         if self._on_cuda:
             torch.cuda.synchronize()
+
+
+def rest_of(parts: Mapping[str, float], whole: float) -> dict[str, float]:
+    """What is left of the whole beside the parts ("host and waiting"), and the whole ("all")."""
+    return {"host and waiting": max(0.0, whole - sum(parts.values())), "all": whole}

@@ -12,18 +12,24 @@ import torch
 from sam3lt_ray.benchmark.answers import ForcedAnswers
 from sam3lt_ray.benchmark.contenders import ContenderSettings, Pass
 from sam3lt_ray.benchmark.forcing import EngineSeam
-from sam3lt_ray.benchmark.part_clock import PartClock
+from sam3lt_ray.benchmark.part_clock import Part, rest_of
 from sam3lt_ray.benchmark.workloads import Workload, make_prompts
 from sam3lt_ray.engine.checkpoint import resolve_checkpoint
 from sam3lt_ray.engine.segmenter import EngineSettings, Segmenter
 from sam3lt_ray.errors import ImageError
-from sam3lt_ray.records import EncodedImage, ImageLabels, Unit, UnitRange
+from sam3lt_ray.records import EncodedImage, EnginePart, ImageLabels, Unit, UnitRange
 from sam3lt_ray.stages.label import ImageLabeler
 from sam3lt_ray.vocabulary.loading import load_vocabulary
 
 # The defaults of a run's config.
 _MERGE_IOU: Final = 0.7
 _MAX_PIXELS: Final = 200_000_000
+_PART_NAMES: Final[dict[EnginePart, Part]] = {
+    "vision": "vision",
+    "prompts": "encoder and decoder",
+    "masks": "mask head",
+    "runs": "run lengths",
+}
 
 
 class Product:
@@ -62,11 +68,15 @@ class Product:
 
     def profile(self, images: Sequence[bytes]) -> dict[str, float]:
         """By part."""
-        clock = PartClock(self._device)
-        with self._seam.timed(clock):
-            clock.start()
-            self._label(images)
-            return clock.milliseconds()
+        assert self._segmenter is not None
+        before, started_s = self._segmenter.part_seconds, time.perf_counter()
+        self._label(images)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+        whole_ms = 1000 * (time.perf_counter() - started_s)
+        after = self._segmenter.part_seconds
+        parts: dict[str, float] = {name: 1000 * (after[part] - before[part]) for part, name in _PART_NAMES.items()}
+        return {**parts, **rest_of(parts, whole_ms)}
 
     def facts(self) -> dict[str, Any]:
         """Batch sizes and precision as the engine chose them."""

@@ -27,7 +27,7 @@ def demo(
     from sam3lt_ray.pipeline.demo import run_demo
     from sam3lt_ray.progress import progress_for_stderr
 
-    report = run_demo(folder, num_scenes=num_scenes, seed=seed, progress=progress_for_stderr())
+    report = run_demo(folder, num_scenes=num_scenes, seed=seed, progress=progress_for_stderr(str(folder)))
     if as_json:
         print_json(report.to_json())
     else:

@@ -17,6 +17,7 @@ from sam3lt_ray.commands.options import (
     read_config,
 )
 from sam3lt_ray.config.schema import OnChanged, OnExists
+from sam3lt_ray.logs import LogFormat
 
 if TYPE_CHECKING:
     from sam3lt_ray.pipeline.summary import RunSummary
@@ -79,6 +80,9 @@ def label(
         int | None, typer.Option(min=1, metavar="IMAGES", help="Stop after about this many images, in whole units.")
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Let Ray's own log lines through.")] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option("--log-format", help="json: progress and workers' logs as one JSON object per line.")
+    ] = "text",
     as_json: AsJson = False,
 ) -> None:
     """Label what is missing of a run. The same command again continues it."""
@@ -86,6 +90,7 @@ def label(
 
     from sam3lt_ray.pipeline.run import label_run
     from sam3lt_ray.progress import progress_for_stderr
+    from sam3lt_ray.redaction import without_credentials
 
     summary = label_run(
         loaded.config,
@@ -93,9 +98,10 @@ def label(
         on_exists=on_exists,
         retry_errors=retry_errors,
         fork=fork,
-        progress=progress_for_stderr(),
+        progress=progress_for_stderr(without_credentials(loaded.config.run.output), log_format),
         limit=limit,
         verbose=verbose,
+        log_format=log_format,
     )
     if as_json:
         print_json(summary.to_json())

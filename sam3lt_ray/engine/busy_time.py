@@ -1,13 +1,16 @@
-"""How long the device has worked, measured on the device's own clock where it has one."""
+"""How long the device has worked, part by part, measured on the device's own clock where it has one."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
+
+from sam3lt_ray.records import EnginePart
 
 
 class BusyTime:
@@ -22,27 +25,27 @@ class BusyTime:
 
     def __init__(self, device: torch.device) -> None:
         self._on_cuda = device.type == "cuda"
-        self._open: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
-        self._total_s = 0.0
+        self._open: deque[tuple[EnginePart, torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._seconds: dict[EnginePart, float] = dict.fromkeys(get_args(EnginePart), 0.0)
 
     @contextmanager
-    def section(self) -> Iterator[None]:
-        """Work that is asked for inside counts."""
+    def section(self, part: EnginePart) -> Iterator[None]:
+        """Work that is asked for inside counts for a part; sections do not lie in one another."""
         if not self._on_cuda:
             begin_s = time.perf_counter()
             yield
-            self._total_s += time.perf_counter() - begin_s
+            self._seconds[part] += time.perf_counter() - begin_s
             return
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         yield
         end.record()
-        self._open.append((begin, end))
+        self._open.append((part, begin, end))
 
     @property
-    def total_s(self) -> float:
-        """Seconds of all sections that have ended so far."""
-        while self._open and self._open[0][1].query():
-            begin, end = self._open.popleft()
-            self._total_s += begin.elapsed_time(end) / 1000
-        return self._total_s
+    def seconds(self) -> Mapping[EnginePart, float]:
+        """Seconds of all sections that have ended so far, by part."""
+        while self._open and self._open[0][2].query():
+            part, begin, end = self._open.popleft()
+            self._seconds[part] += begin.elapsed_time(end) / 1000
+        return dict(self._seconds)

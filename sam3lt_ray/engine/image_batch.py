@@ -84,8 +84,9 @@ class ImageBatch:
         self._parts, self._busy = parts, busy
         self._sizes_hw = sizes_hw
         self._device = device
-        with busy.section():
+        with busy.section("vision"):
             features = parts.vision.encode(to_device(np.stack(pixels), device))
+        with busy.section("prompts"):
             self._encoded: _Encoded | None = _Encoded(features, parts.grounding.start(features.tokens))
         self._image_parts = _ImageParts({}, [])
         shape = (len(sizes_hw), parts.num_prompts)
@@ -108,7 +109,7 @@ class ImageBatch:
         """Has pairs grounded; does not wait for it."""
         numbers = np.arange(first, last, dtype=np.int32)
         image_prompt = np.stack(np.divmod(numbers, np.int32(self._parts.num_prompts)), axis=1)
-        with self._busy.section():
+        with self._busy.section("prompts"):
             assert self._encoded is not None  # nothing is grounded after release()
             pairs = self._parts.grounding.ground(self._encoded.started, make_pairs(image_prompt, self._device))
             copies = to_host(pairs.scores), to_host(pairs.boxes_xyxy), to_host(pairs.presence)
@@ -131,11 +132,10 @@ class ImageBatch:
         done = {(one.image, one.prompt) for some, _ in self._encodings for one in some}
         left = [one for one in found if (one.image, one.prompt) not in done]
         if left:
-            with self._busy.section():
+            with self._busy.section("masks"):
                 parts = self._make_image_parts(sorted({one.image for one in left}))
         for start in range(0, len(left), masks_at_once):
-            with self._busy.section():
-                self._make_masks(chunk.pairs, left[start : start + masks_at_once], parts)
+            self._make_masks(chunk.pairs, left[start : start + masks_at_once], parts)
         self._chunks.popleft()
 
     def release(self) -> None:
@@ -174,26 +174,32 @@ class ImageBatch:
         return found
 
     def _make_masks(self, pairs: GroundedPairs, found: Sequence[_Found], parts: _ImageParts) -> None:
+        with self._busy.section("masks"):
+            logits = self._mask_logits(pairs, found, parts)
+        # Masks of one size go to run lengths together, whichever images they belong to.
+        by_size: dict[tuple[int, int], list[int]] = {}
+        for number, one in enumerate(found):
+            by_size.setdefault(self._sizes_hw[one.image], []).append(number)
+        for size_hw, members in by_size.items():
+            with self._busy.section("runs"):
+                kept = torch.cat([logits[number, : len(found[number].queries)] for number in members])
+                encoding = MaskEncoding(kept, size_hw, self._parts.mask_threshold)
+            self._encodings.append(([found[number] for number in members], encoding))
+
+    def _mask_logits(self, pairs: GroundedPairs, found: Sequence[_Found], parts: _ImageParts) -> torch.Tensor:
+        """Of the kept queries of each pair, filled up to the most that one has: [pairs, queries, height, width]."""
         queries = np.zeros((len(found), max(len(one.queries) for one in found)), np.int32)
         for number, one in enumerate(found):
             queries[number, : len(one.queries)] = one.queries
         numbers = np.array([(one.row, one.prompt, parts.rows[one.image]) for one in found], np.int32)
         rows, prompts, images = to_device(numbers.T, self._device)
-        logits = self._parts.mask_head.logits(
+        return self._parts.mask_head.logits(
             pairs.memory[rows],
             prompts,
             parts.by_stage,
             images,
             pairs.queries[rows[:, None], to_device(queries, self._device)],
         )
-        # Masks of one size go to run lengths together, whichever images they belong to.
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for number, one in enumerate(found):
-            by_size.setdefault(self._sizes_hw[one.image], []).append(number)
-        for size_hw, members in by_size.items():
-            kept = torch.cat([logits[number, : len(found[number].queries)] for number in members])
-            encoding = MaskEncoding(kept, size_hw, self._parts.mask_threshold)
-            self._encodings.append(([found[number] for number in members], encoding))
 
     def _make_image_parts(self, images: Sequence[int]) -> _ImageParts:
         """The mask head's maps of some images; of one that an earlier chunk has seen they are there already."""

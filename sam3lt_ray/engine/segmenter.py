@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
@@ -25,7 +25,7 @@ from sam3lt_ray.engine.tokenizer import PromptTokenizer
 from sam3lt_ray.engine.vision import VisionEncoder
 from sam3lt_ray.engine.warm_up import warm_up
 from sam3lt_ray.errors import UsageError
-from sam3lt_ray.records import ImageDetections
+from sam3lt_ray.records import EnginePart, ImageDetections
 
 logger = logging.getLogger(__name__)
 
@@ -155,9 +155,9 @@ class Segmenter:
         return self._placement.precision
 
     @property
-    def busy_s(self) -> float:
-        """Seconds the device has worked so far, on what has been done."""
-        return self._busy.total_s
+    def part_seconds(self) -> Mapping[EnginePart, float]:
+        """Seconds the device has worked so far, on what has been done, by part."""
+        return self._busy.seconds
 
     def segment(
         self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
 import pyarrow as pa
 
 from sam3lt_ray.errors import EXIT_RETRY, ImageError, Sam3ltError
 from sam3lt_ray.labels.rows import Provenance, UnitCounts, build_rows, count_rows, encode_unit_file
+from sam3lt_ray.logs import log_fields, name_run_in_logs
 from sam3lt_ray.pipeline.pass_marker import is_current
 from sam3lt_ray.records import ImageLabels, Unit
+from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.stages.careful import CarefulLabeler
 from sam3lt_ray.stages.commit import UnitCommitter
 from sam3lt_ray.stages.label import Engine, ImageLabeler, LabelTimings
 from sam3lt_ray.stages.unit_table import table_to_units
 from sam3lt_ray.storage.store import RunStore
 from sam3lt_ray.vocabulary.labels import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 _EXIT_SOFTWARE: Final = 70  # EX_SOFTWARE of sysexits.h; Ray restarts the actor
 _ASK_EVERY_S: Final = 5.0
@@ -62,6 +67,9 @@ class UnitOutcome:
         created: This start made the file; False: it was there already, or could not be stored.
         failure: Why the unit could not be stored, which leaves it missing; None: it is committed.
         failure_passes: Storage is away for a reason that passes.
+        num_bytes: Of the label file.
+        timings: With reading and writing.
+        num_read_bytes: Of the unit's images, compressed.
     """
 
     shard: str
@@ -72,6 +80,7 @@ class UnitOutcome:
     counts: UnitCounts
     num_bytes: int
     timings: LabelTimings
+    num_read_bytes: int
 
 
 class SegmentActor:
@@ -79,6 +88,7 @@ class SegmentActor:
 
     def __init__(self, job: LabelJob) -> None:
         self._job = job
+        name_run_in_logs(without_credentials(job.store.uri))
         if not is_current(job.store, job.pass_id):
             raise RuntimeError("The pass of this actor is over.")  # a failed start frees what the actor holds
         engine = job.load_engine()
@@ -97,18 +107,18 @@ class SegmentActor:
         return pa.Table.from_pylist([self._label(unit) for unit in table_to_units(table)])
 
     def _label(self, unit: Unit) -> dict[str, object]:
-        with self._watchdog.watching() as feed:
+        with log_fields(shard=unit.shard, unit=unit.path), self._watchdog.watching() as feed:
             results, timings = self._label_images(unit, feed)
         rows = build_rows(unit, results, loose_files=self._job.loose_files)
+        _log_unit(unit, results, timings)
         return {
             "shard": unit.shard,
             "path": unit.path,
             "file": encode_unit_file(unit, rows, self._job.provenance),
             "counts": json.dumps(count_rows(rows).to_json()),
-            "busy_s": timings.busy_s,
-            "wait_s": timings.wait_s,
-            "wall_s": timings.wall_s,
-            "memory_halvings": timings.memory_halvings,
+            "timings": json.dumps(asdict(timings)),
+            "read_s": unit.read_s,
+            "num_read_bytes": unit.num_bytes,
         }
 
     def _label_images(
@@ -125,8 +135,13 @@ class SegmentActor:
             feed()
 
         results = self._careful.label_unit(unit, before_image)
-        wall_s = time.perf_counter() - start
-        return results, LabelTimings(wall_s, 0.0, wall_s)
+        return results, self._labeler.timings(start)
+
+
+def _log_unit(unit: Unit, results: Sequence[ImageLabels | ImageError], timings: LabelTimings) -> None:
+    num_errors = sum(1 for result in results if isinstance(result, ImageError))
+    with log_fields(shard=unit.shard, unit=unit.path):
+        logger.info("%d images labeled in %.1f s, %d errors", len(results), timings.wall_s, num_errors)
 
 
 class CommitTask:
@@ -144,10 +159,12 @@ class CommitTask:
         for row in rows:
             data = row.pop("file")
             row.update(created=False, failure="", failure_passes=False, num_bytes=len(data))
+            start = time.perf_counter()
             try:
                 row["created"] = self._committer(row["path"], data)
             except Sam3ltError as error:
                 row.update(failure=error.message, failure_passes=error.exit_code == EXIT_RETRY)
+            row["write_s"] = time.perf_counter() - start
         return pa.Table.from_pylist(rows)
 
 
@@ -162,10 +179,16 @@ def outcomes(table: pa.Table) -> list[UnitOutcome]:
             failure_passes=row["failure_passes"],
             counts=UnitCounts.from_json(json.loads(row["counts"])),
             num_bytes=row["num_bytes"],
-            timings=LabelTimings(row["busy_s"], row["wait_s"], row["wall_s"], row["memory_halvings"]),
+            timings=_timings(row),
+            num_read_bytes=row["num_read_bytes"],
         )
         for row in table.to_pylist()
     ]
+
+
+def _timings(row: dict[str, Any]) -> LabelTimings:
+    timings = LabelTimings(**json.loads(row["timings"]))
+    return replace(timings, part_seconds={"read": row["read_s"], **timings.part_seconds, "write": row["write_s"]})
 
 
 class Watchdog:

@@ -19,11 +19,13 @@ from sam3lt_ray.errors import (
     UsageError,
 )
 from sam3lt_ray.labels.totals import RunTotals
+from sam3lt_ray.logs import LogFormat
 from sam3lt_ray.pipeline.actors import LabelJob, UnitOutcome
 from sam3lt_ray.pipeline.cluster import ActorResources, plan_actors, ray_session
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.error_budget import ErrorBudget
 from sam3lt_ray.pipeline.fork import find_origin
+from sam3lt_ray.pipeline.metrics import OpenShards, RunMetrics
 from sam3lt_ray.pipeline.pass_marker import marked_pass
 from sam3lt_ray.pipeline.passes import Pass
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
@@ -32,6 +34,7 @@ from sam3lt_ray.pipeline.signals import StopRequest
 from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, SessionTally, summarize
 from sam3lt_ray.pipeline.worklist import LayerWork, find_missing, num_rows, plan_gaps, plan_retries
 from sam3lt_ray.progress import ProgressListener, SilentProgress
+from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.stages.careful import read_notes
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
 from sam3lt_ray.storage.coverage import Coverage
@@ -61,6 +64,7 @@ def label_run(
     limit: int | None = None,
     load_engine: EngineFactory = segmenter_factory,
     verbose: bool = False,
+    log_format: LogFormat = "text",
 ) -> RunSummary:
     """Label what is missing of a run.
 
@@ -74,6 +78,7 @@ def label_run(
         limit: Stop after about this many images (whole units); for a dry run.
         load_engine: What makes the engine in the actors; tests and benchmarks put a stand-in here.
         verbose: Let Ray's own log lines through.
+        log_format: How workers log: lines for people, or JSON for those who collect logs.
 
     Returns:
         The summary, also written to ``run_summary.json``; its ``exit_code`` says how it went.
@@ -96,7 +101,7 @@ def label_run(
                 lease.acquire(listener.message)
                 write_run_files(prepared, lease, listener, overwrite=policy == "overwrite")
                 _describe_start(prepared, listener)
-                session = _Session(prepared, listener, limit, load_engine, lease, stop, verbose)
+                session = _Session(prepared, listener, limit, load_engine, lease, stop, verbose, log_format)
                 return session.retry_errors() if retry_errors else session.label_missing()
     except KeyboardInterrupt:
         raise RetryableRunError("Stopped by a signal before anything was labeled.") from None
@@ -116,6 +121,7 @@ class _Session:
         lease: Lease,
         stop: StopRequest,
         verbose: bool,
+        log_format: LogFormat,
     ) -> None:
         self._prepared = prepared
         self._listener = listener
@@ -123,11 +129,12 @@ class _Session:
         self._load_engine = load_engine
         self._lease = lease
         self._stop = stop
-        self._verbose = verbose
+        self._verbose, self._log_format = verbose, log_format
         self._tally = SessionTally()
         self._budget = ErrorBudget(prepared.config.errors.max_error_fraction)
         self._totals = RunTotals.load(prepared.store)
         self._resources: ActorResources | None = None
+        self._metrics: RunMetrics | None = None
         self._lost_in_a_row = 0
         self._last_loss: str | None = None
 
@@ -183,10 +190,12 @@ class _Session:
         try:
             # Signals once more: joining Ray puts a handler of its own in place, which exits with the signal's number.
             compute = self._prepared.config.compute
-            with ray_session(compute, verbose=self._verbose) as may_grow, self._stop.listening():
+            session = ray_session(compute, verbose=self._verbose, log_format=self._log_format)
+            with session as may_grow, self._stop.listening():
                 weight_bytes = self._prepared.checkpoint.weight_bytes
                 self._resources = plan_actors(compute, weight_bytes, may_grow=may_grow)
                 fix_precision(self._prepared.store, self._precision(self._resources))
+                self._metrics = self._count_for_prometheus(work, self._resources.num_actors)
                 leftover: list[ShardWork] = []
                 for layer_work in work:
                     rest = self._sweep_until_complete(layer_work)
@@ -274,7 +283,13 @@ class _Session:
                 self._totals.add(outcome.path, outcome.counts)
             self._budget.add(outcome.shard, outcome.counts)
             counts = outcome.counts
-            self._listener.unit_done(images=counts.images, errors=counts.num_errors, instances=counts.num_instances)
+            busy_share = None if self._metrics is None else self._metrics.add(outcome)
+            self._listener.unit_done(
+                images=counts.images,
+                errors=counts.num_errors,
+                instances=counts.num_instances,
+                busy_share=busy_share,
+            )
             with suppress(InputError, StorageError):  # nothing is written here; what cannot be asked now is asked again
                 self._lease.confirm()
             if self._budget.verdict() is not None:
@@ -292,6 +307,12 @@ class _Session:
                 f"{reason} The labels of {self._lost_in_a_row} units in a row could not be stored, so this start "
                 "stopped. What was stored before is complete; the same command goes on from there."
             )
+
+    def _count_for_prometheus(self, work: Sequence[LayerWork], num_actors: int) -> RunMetrics:
+        prepared = self._prepared
+        names = {label.id: label.name for label in prepared.vocabulary.labels}
+        shards = OpenShards((item for layer in work for item in layer.shards), len(prepared.shards))
+        return RunMetrics(without_credentials(prepared.store.uri), names, num_actors, shards)
 
     def _precision(self, resources: ActorResources) -> str:
         wanted = self._prepared.config.compute.precision

@@ -10,6 +10,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from sam3lt_ray.errors import Sam3ltError
+from sam3lt_ray.logs import log_fields, name_run_in_logs
 from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
 from sam3lt_ray.stages.unit_table import UNIT_SCHEMA, unit_to_table
@@ -72,9 +73,11 @@ class _ReadShards:
         self._work = work
 
     def __call__(self) -> Iterator[pa.Table]:
+        name_run_in_logs(without_credentials(self._reader.store.uri))
         for work in self._work:
             try:
                 for unit in self._reader(work):
                     yield unit_to_table(unit)
             except Sam3ltError as error:
-                logger.warning("shard %r: %s", work.shard.name, printable(without_credentials(str(error))))
+                with log_fields(shard=work.shard.name):
+                    logger.warning("shard %r: %s", work.shard.name, printable(without_credentials(str(error))))

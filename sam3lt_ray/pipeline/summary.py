@@ -16,6 +16,7 @@ from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.labels.totals import RunTotals
 from sam3lt_ray.pipeline.actors import UnitOutcome
+from sam3lt_ray.records import Part
 from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.run_directory import SUMMARY_PATH, write_json
@@ -60,6 +61,7 @@ class SessionTally:
     busy_s: float = 0.0
     wait_s: float = 0.0
     memory_halvings: int = 0
+    seconds: dict[Part, float] = field(default_factory=dict)
     passes: int = 0
     first_unit_started_at: float | None = None
     last_unit_at: float | None = None
@@ -74,6 +76,8 @@ class SessionTally:
         self.busy_s += outcome.timings.busy_s
         self.wait_s += outcome.timings.wait_s
         self.memory_halvings += outcome.timings.memory_halvings
+        for part, seconds in outcome.timings.part_seconds.items():
+            self.seconds[part] = self.seconds.get(part, 0.0) + seconds
         if not outcome.created:
             self.units_found_committed += 1
             return
@@ -168,6 +172,7 @@ def summarize(
             "actors": num_actors,
             "device_busy_share": round(tally.busy_s / (labeling_s * num_actors), 4) if labeling_s else None,
             "memory_halvings": tally.memory_halvings,
+            "seconds_by_part": {part: round(seconds, 3) for part, seconds in tally.seconds.items()},
             "waiting_for_images_share": round(tally.wait_s / (labeling_s * num_actors), 4) if labeling_s else None,
         },
         "versions": package_versions(),

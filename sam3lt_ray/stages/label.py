@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from sam3lt_ray.errors import ImageError
 from sam3lt_ray.images.decode import decode_rgb
 from sam3lt_ray.images.resize import resize_for_model
 from sam3lt_ray.masks.suppression import merge_prompt_instances
-from sam3lt_ray.records import EncodedImage, ImageDetections, ImageLabels, Instance, Unit
+from sam3lt_ray.records import EncodedImage, EnginePart, ImageDetections, ImageLabels, Instance, Part, Unit
 from sam3lt_ray.vocabulary.labels import Vocabulary
 
 Pixels = npt.NDArray[np.uint8]
@@ -46,8 +46,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def busy_s(self) -> float:
-        """Seconds the device has worked since the engine was made."""
+    def part_seconds(self) -> Mapping[EnginePart, float]:
+        """Seconds the device has worked since the engine was made, by part."""
         ...
 
     @property
@@ -85,17 +85,22 @@ class LabelTimings:
     """What a unit took.
 
     Attributes:
-        busy_s: Seconds of the device. Where several units are labeled at a time, what it did since one of them last
-            said so; the sum is right.
+        part_seconds: By part: of the device, of all decoding threads together, of reading and writing. Where several
+            units are labeled at a time, what was done since one of them last said so; the sum is right.
         wait_s: Seconds of waiting for images to be decoded.
         wall_s: Seconds all in all.
         memory_halvings: See :attr:`Engine.memory_halvings`; shared between units like the device's seconds.
     """
 
-    busy_s: float
+    part_seconds: Mapping[Part, float]
     wait_s: float
     wall_s: float
     memory_halvings: int = 0
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of the device."""
+        return sum(self.part_seconds.get(part, 0.0) for part in get_args(EnginePart))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,14 @@ class _Submitted:
     batch: Sequence[PreparedImage | ImageError]
     submission: Any
     refusal: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What has been done since the labeler was made."""
+
+    seconds: Mapping[Part, float]
+    memory_halvings: int
 
 
 class ImageLabeler:
@@ -129,7 +142,8 @@ class ImageLabeler:
         self._decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="sam3lt-decode")
         self._lookahead = decode_threads + 2 * engine.images_per_batch
         self._report_lock = threading.Lock()
-        self._reported = (engine.busy_s, engine.memory_halvings)
+        self._decode_s = 0.0
+        self._reported = self._so_far()
 
     def label_unit(
         self, unit: Unit, after_batch: Callable[[], None] = lambda: None
@@ -155,7 +169,7 @@ class ImageLabeler:
                 after_batch()
             elif not batch:
                 break
-        return results, self._timings(start, wait_s)
+        return results, self.timings(start, wait_s)
 
     def label_image(self, image: EncodedImage) -> ImageLabels | ImageError:
         """Label one image alone, in the calling thread."""
@@ -204,14 +218,23 @@ class ImageLabeler:
         labels = (self._join_prompts(one, item.size_hw) for one, item in zip(found, good, strict=True))
         return [next(labels) if isinstance(item, PreparedImage) else item for item in submitted.batch]
 
-    def _timings(self, start: float, wait_s: float) -> LabelTimings:
+    def timings(self, start: float, wait_s: float = 0.0) -> LabelTimings:
+        """What was done since the last timings.
+
+        Args:
+            start: When the unit was begun, by ``time.perf_counter``.
+            wait_s: Seconds of waiting for images.
+        """
         with self._report_lock:
-            busy_s, halvings = self._engine.busy_s, self._engine.memory_halvings
-            reported_s, reported_halvings = self._reported
-            self._reported = busy_s, halvings
-        return LabelTimings(
-            busy_s - reported_s, wait_s, time.perf_counter() - start, memory_halvings=halvings - reported_halvings
-        )
+            now, before = self._so_far(), self._reported
+            self._reported = now
+        since = {part: seconds - before.seconds[part] for part, seconds in now.seconds.items()}
+        return LabelTimings(since, wait_s, time.perf_counter() - start, now.memory_halvings - before.memory_halvings)
+
+    def _so_far(self) -> _Report:
+        seconds: dict[Part, float] = {"decode": self._decode_s}
+        seconds.update(self._engine.part_seconds.items())
+        return _Report(seconds, self._engine.memory_halvings)
 
     def _join_prompts(self, found: ImageDetections, size_hw: tuple[int, int]) -> ImageLabels:
         presence = np.zeros(len(self._labels), np.float32)
@@ -252,6 +275,13 @@ class ImageLabeler:
     def _prepare(self, image: EncodedImage) -> PreparedImage | ImageError:
         if image.error_kind is not None:
             return ImageError(image.error_kind, image.error_message or image.error_kind)
+        start = time.perf_counter()
+        prepared = self._decode(image)
+        with self._report_lock:
+            self._decode_s += time.perf_counter() - start
+        return prepared
+
+    def _decode(self, image: EncodedImage) -> PreparedImage | ImageError:
         try:
             return self._prepare_decoded(decode_rgb(image.data, max_pixels=self._max_pixels))
         except ImageError as error:

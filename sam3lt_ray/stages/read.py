@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -80,13 +81,14 @@ class MissingUnitReader:
     def _read_retries(self, work: ShardWork) -> Iterator[Unit]:
         """One unit for each that is tried again, with those images only."""
         remaining = list(work.retries)
-        images = []
+        images, read_s = [], 0.0
         for unit in self._read(work, [(retry.unit.range.first, retry.unit.range.end) for retry in work.retries]):
+            read_s += unit.read_s
             images += [image for image in unit.images if image.index in remaining[0].indexes]
             if unit.range.end >= remaining[0].unit.range.end:
                 retry = remaining.pop(0)
-                yield Unit(unit.shard, retry.unit.range, tuple(images), path=retry.path)
-                images = []
+                yield Unit(unit.shard, retry.unit.range, tuple(images), path=retry.path, read_s=read_s)
+                images, read_s = [], 0.0
 
     def _read(self, work: ShardWork, gaps: Iterable[tuple[int, int | None]]) -> Iterator[Unit]:
         ranges = [ReadRange(first, end, self._offset_at(work, first)) for first, end in gaps]
@@ -98,10 +100,12 @@ class MissingUnitReader:
 
         # Where something else in front of a gap is missing, its keys are not known: then all before the gap is read.
         are_keys_known = all(_is_known(work, first, ranges) for first, _ in gaps)
+        start = time.perf_counter()
         for unit in read_units(work.shard, ranges, self.settings, self.storage, seen_keys if are_keys_known else None):
             if len(ranges) > 1:
                 read_here.extend(image.key for image in unit.images)
-            yield unit
+            yield replace(unit, read_s=time.perf_counter() - start)
+            start = time.perf_counter()
 
     def _offset_at(self, work: ShardWork, first: int) -> int | None:
         before = next((unit for unit in work.committed if unit.range.end == first), None)

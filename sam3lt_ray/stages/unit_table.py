@@ -29,6 +29,7 @@ _FIELDS: Final[list[pa.Field[Any]]] = [
     pa.field("is_last", pa.bool_()),
     pa.field("resume_offset", pa.int64()),
     pa.field("shard_error", pa.string()),
+    pa.field("read_s", pa.float64()),
     pa.field("path", pa.string()),
     pa.field("images", pa.large_list(_IMAGE_TYPE)),
 ]
@@ -56,6 +57,7 @@ def unit_to_table(unit: Unit) -> pa.Table:
         "is_last": unit.range.is_last,
         "resume_offset": unit.resume_offset,
         "shard_error": unit.shard_error,
+        "read_s": unit.read_s,
         "path": unit.path,
         "images": images,
     }
@@ -78,5 +80,6 @@ def _unit(row: dict[str, object]) -> Unit:
         ),
         resume_offset=row["resume_offset"],  # type: ignore[arg-type]
         shard_error=row["shard_error"],  # type: ignore[arg-type]
+        read_s=row["read_s"],  # type: ignore[arg-type]
         path=row["path"],  # type: ignore[arg-type]
     )

@@ -57,7 +57,7 @@ class DriverClock(UnitClock):
         super().__init__()
         self.driver_cpu_s: list[float] = []
 
-    def unit_done(self, *, images: int, errors: int, instances: int) -> None:
+    def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         self.units.append((time.time(), images))
         self.driver_cpu_s.append(time.process_time())
 

@@ -98,7 +98,7 @@ class UnitClock(SilentProgress):
     ) -> None:
         self.planned_at = time.time()
 
-    def unit_done(self, *, images: int, errors: int, instances: int) -> None:
+    def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         self.units.append((time.time(), images))
         self.cpu_s.append(cpu_seconds(os.getpid()))
 

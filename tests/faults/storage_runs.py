@@ -64,7 +64,7 @@ class Messages(SilentProgress):
         self._after_units = after_units
         self._units = 0
 
-    def unit_done(self, *, images: int, errors: int, instances: int) -> None:
+    def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         self._units += 1
         if self._after_units is not None and self._units == self._after_units[0]:
             self._after_units[1]()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 
 from sam3lt_ray.progress import (
+    JsonProgress,
     LogProgress,
     ProgressListener,
     SilentProgress,
@@ -105,7 +107,7 @@ def test_terminal_that_was_never_started_can_finish() -> None:
 
 
 def test_piped_stderr_gets_plain_lines() -> None:
-    assert isinstance(progress_for_stderr(), LogProgress)
+    assert isinstance(progress_for_stderr("runs/x"), LogProgress)
 
 
 def test_all_are_listeners() -> None:
@@ -115,3 +117,36 @@ def test_all_are_listeners() -> None:
         listener.unit_done(images=1, errors=0, instances=0)
         listener.message("x")
         listener.finish()
+
+
+def test_json_lines_have_the_run_the_time_and_the_numbers() -> None:
+    clock, stream = Clock(), io.StringIO()
+    progress = JsonProgress("s3://bucket/run", stream, interval_s=0.0, clock=clock)
+    progress.plan_known(total_images=40, total_units=None)
+    progress.message('Pass 2: "a.tar" again.')
+    clock.now_s += 2.0
+    progress.unit_done(images=10, errors=1, instances=7, busy_share=0.5)
+    progress.finish()
+    message, counts = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert message.pop("time") <= counts.pop("time")
+    assert message == {"run": "s3://bucket/run", "event": "message", "message": 'Pass 2: "a.tar" again.'}
+    assert counts == {
+        "run": "s3://bucket/run",
+        "event": "progress",
+        "images_done": 10,
+        "images_total": 40,
+        "units_done": 1,
+        "images_per_s": 5.0,
+        "remaining_s": 6.0,
+        "instances": 7,
+        "errors": 1,
+        "busy_share": 0.5,
+    }
+
+
+def test_how_busy_the_devices_are_is_said_where_it_is_known() -> None:
+    tally = Tally(clock=Clock())
+    tally.add(4, 0, 0)
+    assert "busy" not in tally.describe()
+    tally.add(4, 0, 0, busy_share=0.934)
+    assert "devices 93 % busy" in tally.describe()

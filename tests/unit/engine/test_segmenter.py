@@ -130,12 +130,14 @@ def test_images_are_not_written_to(s0: Loaded) -> None:  # noqa: F811
     np.testing.assert_array_equal(pixels, before)
 
 
-def test_busy_time_grows_with_work_only(s0: Loaded) -> None:  # noqa: F811
-    before = s0.segmenter.busy_s
+def test_time_of_the_device_grows_with_work_only(s0: Loaded) -> None:  # noqa: F811
+    before = s0.segmenter.part_seconds
     s0.segmenter.segment([], [])
-    idle = s0.segmenter.busy_s - before
-    s0.segmenter.segment([smooth_image(IMAGE_SIZE, 0)], [(30, 40)])
-    assert s0.segmenter.busy_s - before > 2 * idle
+    assert s0.segmenter.part_seconds == before
+    found = s0.segmenter.segment([smooth_image(IMAGE_SIZE, 0)], [(30, 40)])
+    assert found[0].detections
+    after = s0.segmenter.part_seconds
+    assert all(after[part] > before[part] for part in ("vision", "prompts", "masks", "runs"))
 
 
 def test_calls_from_two_threads_do_not_mix(s0: Loaded) -> None:  # noqa: F811

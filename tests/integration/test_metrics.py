@@ -1,0 +1,87 @@
+"""What Prometheus sees of a real run, and what a collector of logs does."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+
+from sam3lt_ray.config.schema import Config
+from sam3lt_ray.pipeline.run import label_run
+from sam3lt_ray.progress import SilentProgress
+from tests.standin import load_standin, plain_image, write_tar
+
+IMAGES, UNIT = 24, 4
+NAMES = (
+    "ray_sam3lt_images_total",
+    "ray_sam3lt_instances_total",
+    "ray_sam3lt_part_seconds_total",
+    "ray_sam3lt_bytes_read_total",
+    "ray_sam3lt_gpu_busy_fraction",
+    "ray_sam3lt_shards",
+)
+
+
+class _Scraper(SilentProgress):
+    """Reads the metrics of the node when most of the run is committed, until everything is there."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.text = ""
+
+    def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
+        self.images += images
+        until = time.monotonic() + 60
+        while self.images == IMAGES and time.monotonic() < until and not self._is_complete():
+            node = next(node for node in ray.nodes() if node["Alive"])
+            with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics") as answer:
+                self.text = answer.read().decode()
+            time.sleep(0.2)
+
+    def _is_complete(self) -> bool:
+        return values(self.text, "ray_sam3lt_shards").get("final") == 2
+
+
+def values(text: str, name: str) -> dict[str, float]:
+    """The values of a metric by its tag beside ``run``; "" where it has none."""
+    found = {}
+    for labels, value in re.findall(rf"^{name}{{([^}}]*)}} (\S+)$", text, re.MULTILINE):
+        tags = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        tag = next((tags[key] for key in ("status", "label", "part", "state") if key in tags), "")
+        found[tag] = float(value)
+    return found
+
+
+def test_a_run_is_seen_by_prometheus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "200")
+    for shard in range(2):
+        members = [(f"{shard}-{index}.png", plain_image((9 * index, 50, 90))) for index in range(IMAGES // 2 - 1)]
+        write_tar(tmp_path / "shards" / f"{shard}.tar", [*members, (f"{shard}-bad.png", b"no image")])
+    config = Config.model_validate(
+        {
+            "run": {"output": str(tmp_path / "run")},
+            "input": {"format": "webdataset", "uri": str(tmp_path / "shards"), "images_per_unit": UNIT},
+            "model": {"checkpoint": "demo"},
+            "vocabulary": ["cat", "dog"],
+        }
+    )
+    scraper = _Scraper()
+    summary = label_run(config, progress=scraper, load_engine=partial(load_standin, seconds_per_image=0.01))
+    assert summary.status == "done"
+    for name in NAMES:
+        assert values(scraper.text, name), f"{name} is not among the metrics"
+    assert values(scraper.text, "ray_sam3lt_images_total") == {"ok": IMAGES - 2, "error": 2}
+    assert values(scraper.text, "ray_sam3lt_instances_total") == {"cat": IMAGES - 2, "dog": IMAGES - 2}
+    assert values(scraper.text, "ray_sam3lt_shards") == {"open": 0, "final": 2}
+    seconds = values(scraper.text, "ray_sam3lt_part_seconds_total")
+    assert set(seconds) == {"read", "decode", "prompts", "write"}  # the stand-in does all in one part
+    assert 0 < values(scraper.text, "ray_sam3lt_gpu_busy_fraction")[""] <= 1
+    assert values(scraper.text, "ray_sam3lt_bytes_read_total")[""] > 0
+    assert f'run="{tmp_path / "run"}"' in scraper.text
+    told = summary.content["session"]["seconds_by_part"]
+    assert told["prompts"] == pytest.approx(seconds["prompts"], abs=0.01)
