@@ -169,6 +169,15 @@ def test_a_night_without_additions_costs_one_listing_and_no_gpu(
         "DeleteObject": 1,
     }
 
+    moto_s3.forget_requests()
+    assert read_run_state(nights.store).is_complete
+    requests = moto_s3.requests
+    assert {one.kind for one in requests} == {"ListObjectsV2", "GetObject", "HeadObject"}, (
+        "status has written something"
+    )
+    assert {one.bucket for one in requests} == {nights.output.split("/")[2]}, "status looked at the input"
+    assert not [one.key for one in requests if one.kind == "GetObject" and "labels/" in one.key], "a unit was opened"
+
 
 def _leave_lease_of_the_dead(store: RunStore) -> None:
     lease = Lease(store, renews_itself=False)
