@@ -23,16 +23,14 @@ def _lines(state: RunState) -> Iterator[tuple[str, str]]:
     yield "images", f"{state.images_done:,} labeled, {sum(state.errors.values()):,} of them errors"
     yield "instances", f"{sum(state.instances.values()):,}"
     if state.images_per_s is not None:
-        yield "rate", f"{state.images_per_s:.1f} images/s over the last commits"
+        yield "rate", f"{_rate(state.images_per_s)} images/s over the last commits"
     if not state.is_complete:
         yield "left", _describe_rest(state)
     if state.last_commit_age_s is not None:
         yield "newest", f"unit committed {_duration(state.last_commit_age_s)} ago"
     for shard in state.slowest_shards:
-        yield (
-            "slowest",
-            f"{shard.name}: {shard.images_per_s:.2f} images/s (median {state.median_shard_images_per_s:.2f})",
-        )
+        middle = _rate(state.median_shard_images_per_s or 0.0)
+        yield "slowest", f"{shard.name}: {_rate(shard.images_per_s)} images/s (median of the shards {middle})"
     for kind, count in sorted(state.errors.items()):
         yield "error", f"{kind}: {count:,}"
     for cause, count in state.causes.items():
@@ -55,6 +53,10 @@ def _describe_rest(state: RunState) -> str:
     about = "about " if state.images_left_is_estimate else ""
     time = "" if state.remaining_s is None else f", about {_duration(state.remaining_s)} at this rate"
     return f"{about}{state.images_left:,} images{time}"
+
+
+def _rate(images_per_s: float) -> str:
+    return f"{images_per_s:.1f}" if images_per_s >= 1 else f"{images_per_s:.2g}"
 
 
 def _duration(seconds: float) -> str:

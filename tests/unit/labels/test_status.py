@@ -77,6 +77,7 @@ def test_while_it_runs(run: RunStore) -> None:
     assert (state.holder.held_s, state.holder.is_silent, state.holder.looks_stuck) == (7_200, False, False)
     lines = state.to_text().splitlines()
     assert "shards     1 of 2 done, 1 open" in lines
+    assert "rate       0.033 images/s over the last commits" in lines
     assert "left       about 4 images, about 2 min at this rate" in lines
     assert "newest     unit committed 5 min ago" in lines
     assert "cause      2 x corrupt: Damaged at byte …." in lines
@@ -108,6 +109,19 @@ def test_a_start_that_has_just_begun_is_not_stuck_whatever_the_age_of_earlier_co
     state = read_run_state(run, NOW + 86_400)
     assert state.holder is not None
     assert not state.holder.looks_stuck
+
+
+def test_slow_shards_are_named_beside_the_median(tmp_path: Path) -> None:
+    names = [f"shard-{i}.tar" for i in range(3)]
+    images = [make_image(str(i), shard=name, index=i, presence={3: 0.5}) for name in names for i in range(4)]
+    store = make_run(tmp_path, images, [CAT], images_per_unit=2)
+    write_snapshot(store, [Shard(name, name, 400) for name in names])
+    for item in store.list(LABELS_PREFIX):
+        seconds = 200 if "shard-1" in item.path else 1
+        _touch(store, item.path, NOW - 300 + (seconds if ".last." in item.path else 0))
+    state = read_run_state(store, NOW)
+    assert "slowest    shard-1.tar: 0.01 images/s (median of the shards 2.0)" in state.to_text().splitlines()
+    assert "left" not in state.to_text(), "a complete run has nothing left"
 
 
 def test_a_lease_that_was_given_back_is_nobodys(run: RunStore) -> None:
