@@ -61,10 +61,8 @@ test-unit: $(VENV)/.tools
 test-rest: $(VENV)/.tools
 	@$(BIN)/python -m pytest tests --ignore tests/unit $(PYTEST_OPTIONS)
 
-# Jobs on a cluster of a head and two workers need Ray's job server, which nothing else here does.
 test-cluster: $(VENV)/.tools
-	@$(PIP) 'ray[default]'
-	@$(BIN)/python -m pytest tests/integration/test_cluster_job.py $(PYTEST_OPTIONS)
+	@SAM3LT_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/integration/test_cluster_job.py $(PYTEST_OPTIONS)
 
 # Half an hour and more: many trials of each fault. FAULTS_JSON=FILE keeps the table.
 faults: $(VENV)/.tools

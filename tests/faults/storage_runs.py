@@ -32,7 +32,16 @@ IMAGES_PER_UNIT: Final = 4
 _CUT: Final = {"images_per_unit": IMAGES_PER_UNIT, "images_per_group": 40}
 _MOST_STARTS: Final = 6
 # What may stand in a run directory when nobody works on it.
-_FINISHED: Final = ("run.json", "vocabulary.json", "precision.json", "run_summary.json", "input/", "labels/", "lease/")
+_FINISHED: Final = (
+    "run.json",
+    "vocabulary.json",
+    "precision.json",
+    "run_summary.json",
+    "totals.parquet",
+    "input/",
+    "labels/",
+    "lease/",
+)
 
 
 class CountingEngine(StandInEngine):

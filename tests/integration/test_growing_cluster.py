@@ -32,7 +32,7 @@ def test_a_run_asks_for_gpus_and_begins_with_the_first(tmp_path: Path) -> None:
     }
     config_file = tmp_path / "config.json"
     config_file.write_text(json.dumps(config))
-    command = [sys.executable, "-m", "tests.label_with_standin", str(config_file), "0.01"]
+    command = [sys.executable, "-m", "tests.label_with_standin", str(config_file), "--seconds-per-image", "0.01"]
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
     environment = {**os.environ, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
@@ -45,7 +45,7 @@ def test_a_run_asks_for_gpus_and_begins_with_the_first(tmp_path: Path) -> None:
             with subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             ) as driver:
-                _wait_for((run / "pass.json").exists, driver)  # it has planned, and waits
+                _wait_for(lambda: any((run / "pass").glob("*.json")), driver)  # it has planned, and waits
                 with started_node(folder, "gpu", {}, f"--address={address}", "--num-cpus=2", "--num-gpus=1"):
                     _, errors = driver.communicate(timeout=120)
     assert driver.returncode == 0, errors.decode()

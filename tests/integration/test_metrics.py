@@ -5,26 +5,49 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import ray
 
 from sam3lt_ray.config.schema import Config
+from sam3lt_ray.engine.checkpoint import Checkpoint
 from sam3lt_ray.pipeline.run import label_run
 from sam3lt_ray.progress import SilentProgress
-from tests.standin import load_standin, plain_image, write_tar
+from tests.standin import StandInEngine, plain_image, write_tar
+
+if TYPE_CHECKING:
+    from sam3lt_ray.pipeline.cluster import ActorResources
 
 IMAGES, UNIT = 24, 4
-NAMES = (
+ROOT = Path(__file__).parents[2]
+# Of the run's own progress; a run without labels, errors or lack of memory does not show what belongs to these.
+SHOWN = {
     "ray_sam3lt_images_total",
     "ray_sam3lt_instances_total",
     "ray_sam3lt_part_seconds_total",
     "ray_sam3lt_bytes_read_total",
+    "ray_sam3lt_memory_halvings_total",
     "ray_sam3lt_gpu_busy_fraction",
     "ray_sam3lt_shards",
-)
+}
+
+
+class _ShortOfMemory(StandInEngine):
+    """Has to halve its batch once."""
+
+    @property
+    def memory_halvings(self) -> int:  # type: ignore[override]
+        return 1 if self.part_seconds["prompts"] else 0
+
+
+def load_short_of_memory(
+    checkpoint: Checkpoint, prompts: Sequence[str], config: Config, resources: ActorResources
+) -> _ShortOfMemory:
+    """An engine factory for ``label_run``."""
+    return _ShortOfMemory(len(prompts), seconds_per_image=0.01)
 
 
 class _Scraper(SilentProgress):
@@ -44,7 +67,8 @@ class _Scraper(SilentProgress):
             time.sleep(0.2)
 
     def _is_complete(self) -> bool:
-        return values(self.text, "ray_sam3lt_shards").get("final") == 2
+        # What is counted last; an export may fall between two counts of one unit.
+        return values(self.text, "ray_sam3lt_instances_total").get("dog") == IMAGES - 2
 
 
 def values(text: str, name: str) -> dict[str, float]:
@@ -71,17 +95,24 @@ def test_a_run_is_seen_by_prometheus(tmp_path: Path, monkeypatch: pytest.MonkeyP
         }
     )
     scraper = _Scraper()
-    summary = label_run(config, progress=scraper, load_engine=partial(load_standin, seconds_per_image=0.01))
+    summary = label_run(config, progress=scraper, load_engine=load_short_of_memory)
     assert summary.status == "done"
-    for name in NAMES:
-        assert values(scraper.text, name), f"{name} is not among the metrics"
+    assert set(re.findall(r"^(ray_sam3lt_\w+)\{", scraper.text, re.MULTILINE)) == SHOWN
     assert values(scraper.text, "ray_sam3lt_images_total") == {"ok": IMAGES - 2, "error": 2}
     assert values(scraper.text, "ray_sam3lt_instances_total") == {"cat": IMAGES - 2, "dog": IMAGES - 2}
     assert values(scraper.text, "ray_sam3lt_shards") == {"open": 0, "final": 2}
     seconds = values(scraper.text, "ray_sam3lt_part_seconds_total")
     assert set(seconds) == {"read", "decode", "prompts", "write"}  # the stand-in does all in one part
+    actors = summary.content["session"]["actors"]
+    assert 1 <= values(scraper.text, "ray_sam3lt_memory_halvings_total")[""] <= actors
     assert 0 < values(scraper.text, "ray_sam3lt_gpu_busy_fraction")[""] <= 1
     assert values(scraper.text, "ray_sam3lt_bytes_read_total")[""] > 0
     assert f'run="{tmp_path / "run"}"' in scraper.text
     told = summary.content["session"]["seconds_by_part"]
     assert told["prompts"] == pytest.approx(seconds["prompts"], abs=0.01)
+
+
+def test_dashboard_and_alerts_ask_for_nothing_else() -> None:
+    files = [path for path in (ROOT / "infra" / "monitoring").rglob("*") if path.suffix in (".json", ".yaml")]
+    asked = {name for path in files for name in re.findall(r"\bray_sam3lt_\w+", path.read_text(encoding="utf-8"))}
+    assert asked == SHOWN

@@ -130,7 +130,7 @@ def test_a_manifest_with_a_signed_uri_is_refused_by_row(bucket: S3Bucket, capfd:
 def test_the_text_of_an_unexpected_error_loses_its_secrets(
     bucket: S3Bucket, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ValueError(
             f"Invalid endpoint: https://user:{PASSWORD}@host/?X-Amz-Signature={SIGNATURE} {SECRET_ACCESS_KEY}"
         )
