@@ -141,6 +141,13 @@ def describe_summary(summary: RunSummary) -> list[str]:
         rate = session.get("images_per_s")
         speed = f", {rate:.1f} images/s on {session['actors']} {session['device']} actors" if rate else ""
         lines.append(f"this start   {counts}{speed}, {session['wall_s']:.0f} s")
+    shards: dict[str, int] = session.get("shards", {})
+    if shards:
+        told = ", ".join(
+            f"{shards[name]:,} {name}" for name in ("new", "changed", "vanished", "finished") if shards[name]
+        )
+        still_open = f"{summary.content['shards_open']:,} of {summary.content['shards']:,} open"
+        lines.append(f"shards       {f'{told}; ' if told else ''}{still_open}")
     total: dict[str, int] | None = summary.content.get("images")
     if total is not None:
         lines.append("run so far   " + ", ".join(f"{count:,} {name}" for name, count in total.items()))

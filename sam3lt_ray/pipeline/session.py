@@ -27,7 +27,15 @@ from sam3lt_ray.pipeline.passes import Pass
 from sam3lt_ray.pipeline.prepare import PreparedRun
 from sam3lt_ray.pipeline.signals import StopRequest
 from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, summarize
-from sam3lt_ray.pipeline.worklist import LayerWork, find_missing, num_rows, plan_gaps, plan_retries
+from sam3lt_ray.pipeline.worklist import (
+    LayerWork,
+    find_missing,
+    num_rows,
+    num_shards,
+    plan_gaps,
+    plan_retries,
+    tally_shards,
+)
 from sam3lt_ray.progress import ProgressListener
 from sam3lt_ray.stages.careful import read_notes
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
@@ -92,7 +100,9 @@ class RunSession:
     def label_missing(self) -> RunSummary:
         """Ask every image what it was not asked."""
         coverage = self._present_coverage()
-        work = plan_gaps(self._prepared, coverage, find_missing(self._prepared, coverage))
+        missing = find_missing(self._prepared, coverage)
+        self._books.tally.shards_open_before = num_shards(missing)
+        work = plan_gaps(self._prepared, coverage, missing)
         self._announce(coverage, work)
         if not work:
             return self._finish("done", "Nothing was missing.")
@@ -104,7 +114,8 @@ class RunSession:
         coverage = self._present_coverage()
         work = plan_retries(self._prepared, coverage)
         num_errors = num_rows(work)
-        is_complete = not find_missing(self._prepared, coverage)
+        self._books.tally.shards_open_before = num_shards(find_missing(self._prepared, coverage))
+        is_complete = self._books.tally.shards_open_before == 0
         rest = (
             "" if is_complete else " The run is not complete; without --retry-errors the same command goes on with it."
         )
@@ -292,8 +303,7 @@ class RunSession:
             label_names={label.id: label.name for label in self._prepared.vocabulary.labels},
             num_actors=self._resources.num_actors if self._resources else 0,
             device=self._resources.device if self._resources else "none",
-            num_shards=len(self._prepared.shards),
-            complete=not find_missing(self._prepared, coverage),
+            shards=tally_shards(self._prepared, self._books.tally.shards_open_before, coverage),
             max_error_fraction=self._prepared.config.errors.max_error_fraction,
         )
 

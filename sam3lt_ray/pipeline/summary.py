@@ -54,6 +54,7 @@ class SessionTally:
     """Numbers of one start of a run, collected as units are committed."""
 
     started_at: float = field(default_factory=time.time)
+    shards_open_before: int = 0
     counts: UnitCounts = field(default_factory=UnitCounts)
     units: int = 0
     units_found_committed: int = 0
@@ -92,6 +93,37 @@ class SessionTally:
 
 
 @dataclass(frozen=True, slots=True)
+class ShardTally:
+    """How many shards there are, and what became of them in one start.
+
+    Attributes:
+        total: Shards the run covers, vanished ones among them.
+        new: Those that no earlier start knew.
+        changed: Those whose content is another one than before.
+        vanished: Those that the input no longer holds.
+        open_before: Those with something to ask when the start began; 0 means that nothing was missing.
+        open: The same at its end.
+    """
+
+    total: int
+    new: int
+    changed: int
+    vanished: int
+    open_before: int
+    open: int
+
+    def to_json(self) -> dict[str, int]:
+        """This start's part of run_summary.json."""
+        return {
+            "new": self.new,
+            "changed": self.changed,
+            "vanished": self.vanished,
+            "open_before": self.open_before,
+            "finished": self.open_before - self.open,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """The outcome of one start of a run."""
 
@@ -122,8 +154,7 @@ def summarize(
     label_names: Mapping[int, str],
     num_actors: int,
     device: str,
-    num_shards: int,
-    complete: bool,
+    shards: ShardTally,
     max_error_fraction: float | None,
 ) -> RunSummary:
     """Add up a session and the run so far, and write run_summary.json.
@@ -138,8 +169,7 @@ def summarize(
         label_names: Name by label id.
         num_actors: Size of the actor pool.
         device: "cuda" or "cpu".
-        num_shards: Shards the run covers.
-        complete: Every image of these shards has its row.
+        shards: What became of the shards.
         max_error_fraction: Share of error rows, of the run so far, above which "done" becomes "over_error_budget".
     """
     labeling_s = tally.labeling_s()
@@ -152,14 +182,16 @@ def summarize(
         message += "".join(f"\n  {cause['images']:,} x {cause['kind']}: {cause['cause']}" for cause in causes)
     content = {
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "complete": complete,
-        "shards": num_shards,
+        "complete": shards.open == 0,
+        "shards": shards.total,
+        "shards_open": shards.open,
         "units": sum(1 for _ in coverage.iter_units()),
         "images": None if total is None else _images(total),
         "errors": None if total is None else dict(total.errors),
         "causes": causes,
         "instances": None if total is None else _instances(total, label_names),
         "session": {
+            "shards": shards.to_json(),
             "images": _images(tally.counts),
             "units": tally.units,
             "units_found_committed": tally.units_found_committed,

@@ -16,6 +16,7 @@ from sam3lt_ray.labels.footer import read_counts
 from sam3lt_ray.labels.joined_counts import failed_rows
 from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.pipeline.prepare import PreparedRun
+from sam3lt_ray.pipeline.summary import ShardTally
 from sam3lt_ray.records import Shard
 from sam3lt_ray.stages.read import Retry, ShardWork
 from sam3lt_ray.storage.coverage import Coverage, Gap
@@ -71,6 +72,31 @@ def find_missing(prepared: PreparedRun, coverage: Coverage) -> Missing:
         for label_ids, gaps in by_labels.items():
             missing.setdefault(label_ids, []).append((shard, gaps))
     return missing
+
+
+def num_shards(missing: Missing) -> int:
+    """Shards with something to ask; one that lacks different labels in different places counts once."""
+    return len({shard.name for shards in missing.values() for shard, _ in shards})
+
+
+def tally_shards(prepared: PreparedRun, open_before: int, coverage: Coverage) -> ShardTally:
+    """What became of the shards.
+
+    Args:
+        prepared: The run.
+        open_before: Shards with something to ask when the start began.
+        coverage: What is committed now.
+    """
+    snapshot = prepared.snapshot
+    still_open = num_shards(find_missing(prepared, coverage))
+    return ShardTally(
+        total=len(snapshot.shards),
+        new=len(snapshot.new),
+        changed=len(snapshot.changed),
+        vanished=len(snapshot.vanished),
+        open_before=open_before,
+        open=still_open,
+    )
 
 
 def plan_gaps(prepared: PreparedRun, coverage: Coverage, missing: Missing) -> list[LayerWork]:

@@ -189,7 +189,7 @@ class Lease:
         self.release()
 
     def _may_take(self, term: int, record: LeaseRecord, *, notify: Callable[[str], None]) -> bool:
-        if record.released or _is_dead_neighbour(record) or self._clock.time() - record.renewed_at > _STALE_S:
+        if record.released or is_dead_neighbour(record) or self._clock.time() - record.renewed_at > _STALE_S:
             return True
         if record.host == self._record.host and record.boot_id == self._record.boot_id:
             return False  # a living process of this machine: watching it would not change that
@@ -210,21 +210,27 @@ class Lease:
                 continue  # storage is away for a moment; the next round tries again
 
     def _latest(self) -> tuple[int, LeaseRecord] | None:
-        for stored in reversed(list(self._store.list(_PREFIX))):
-            term = _term_of(stored.path)
-            if term is None:
-                continue
-            try:
-                return term, _decode(self._store.read(stored.path))
-            except FileNotFoundError:
-                continue
-        return None
+        found = latest_lease(self._store)
+        return None if found is None else found[:2]
 
     def _remove_old_terms(self) -> None:
         for stored in self._store.list(_PREFIX):
             term = _term_of(stored.path)
             if term is not None and term <= self._term - _KEPT_TERMS:
                 self._store.delete(stored.path)
+
+
+def latest_lease(store: RunStore) -> tuple[int, LeaseRecord, float] | None:
+    """The newest term, its record, and when that was written by the store's clock."""
+    for stored in reversed(list(store.list(_PREFIX))):
+        term = _term_of(stored.path)
+        if term is None:
+            continue
+        try:
+            return term, _decode(store.read(stored.path)), stored.modified_s
+        except FileNotFoundError:
+            continue
+    return None
 
 
 def _own_record(now: float) -> LeaseRecord:
@@ -240,7 +246,7 @@ def _own_record(now: float) -> LeaseRecord:
     )
 
 
-def _is_dead_neighbour(record: LeaseRecord) -> bool:
+def is_dead_neighbour(record: LeaseRecord) -> bool:
     """The holder ran on this very machine (same boot) and its process is gone, or its number belongs to another one."""
     if not record.boot_id or record.host != socket.gethostname() or record.boot_id != _boot_id():
         return False

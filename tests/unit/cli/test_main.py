@@ -173,6 +173,21 @@ def test_label_passes_its_options_on_and_returns_the_runs_exit_code(
     assert json.loads(capsys.readouterr().out)["message"] == Answer.message
 
 
+def test_the_end_of_a_start_says_what_became_of_the_shards(
+    config_file: Path, stand_in: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = {"new": 2, "changed": 0, "vanished": 1, "open_before": 3, "finished": 1}
+
+    def label_run(_config: Any, **_options: object) -> Answer:
+        answer = Answer()
+        answer.content = {"shards": 1_005, "shards_open": 2, "session": {"shards": shards}}
+        return answer
+
+    stand_in("sam3lt_ray.pipeline.run", label_run=label_run)
+    assert main(["label", "-c", str(config_file)]) == 0
+    assert "shards       2 new, 1 vanished, 1 finished; 2 of 1,005 open" in capsys.readouterr().out.splitlines()
+
+
 def test_job_is_the_label_command(
     config_file: Path, stand_in: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from sam3lt_ray.config.load import LoadedConfig, load_config
+from sam3lt_ray.errors import EXIT_OVER_ERROR_BUDGET, EXIT_RETRY, EXIT_USAGE
 from sam3lt_ray.vocabulary.loading import load_vocabulary
 from tests.command_lines import own_arguments, parse
 from tests.unit.infra.manifests import INFRA, OVERLAYS, job_spec, overlay, overlay_with_values, pod_templates
@@ -175,6 +176,19 @@ def test_the_schedule_may_do_what_its_pod_does_and_no_more() -> None:
     assert by_kind["RayJob"]["spec"]["suspend"] is True
     # Its Jobs are named after it, with a dash and up to 11 digits, and the RayJobs after them.
     assert len(by_kind["CronJob"]["metadata"]["name"]) + 12 <= 47
+
+
+def test_the_schedule_does_not_wait_again_for_a_rayjob_that_has_ended() -> None:
+    (cron,) = [manifest for manifest in overlay("scheduled") if manifest["kind"] == "CronJob"]
+    job = cron["spec"]["jobTemplate"]["spec"]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    (container,) = job["template"]["spec"]["containers"]
+    codes = rule["onExitCodes"]
+    assert (codes["containerName"], codes["operator"]) == (container["name"], "In")
+    # 1 is also how the waiting pod itself ends when the API server stays away: that is tried again.
+    assert codes["values"] == [EXIT_USAGE, EXIT_OVER_ERROR_BUDGET, EXIT_RETRY]
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # Kubernetes wants it for such a policy
 
 
 def _groups(manifest: Any) -> Any:
