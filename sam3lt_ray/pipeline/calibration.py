@@ -118,8 +118,9 @@ def measure(job: CalibrationJob, images: Sequence[EncodedImage], ready: Callable
     rows = build_rows(unit, results, loose_files=job.loose_files)
     num_bytes = len(encode_unit_file(unit, rows, job.provenance))
     seconds = time.perf_counter() - start
-    empty_bytes = len(encode_unit_file(unit, [], job.provenance))
-    output = OutputSize((num_bytes - empty_bytes) / len(images), float(empty_bytes))
+    # What a file takes whatever is in it; without any row the columns' part of the footer would be missing.
+    blank_bytes = len(encode_unit_file(unit, [{**rows[0], "instances": []}], job.provenance))
+    output = OutputSize(max(0, num_bytes - blank_bytes) / len(images), float(blank_bytes))
     return Measured(len(images), sum(isinstance(result, ImageError) for result in results), seconds, output)
 
 

@@ -69,7 +69,7 @@ def test_a_start_makes_the_requests_and_files_that_were_planned(
         made.count(("HeadObject", "shards")),
     )
     assert cost.requests.put == units
-    assert cost.output_bytes == pytest.approx(session["bytes_written"], rel=0.05)
+    assert cost.output_bytes == pytest.approx(session["bytes_written"], rel=0.1)
 
     done = _plan(config, EstimateOptions(images_per_s=1.0))
     assert _figures(done.remaining) == (0, 0)
