@@ -90,7 +90,7 @@ class Estimate:
 
     def to_lines(self) -> list[str]:
         """Lines for a person."""
-        lines = ["", f"estimate     {self.devices} {self.device}s; start-up (seconds to minutes) is not in it"]
+        lines = ["", f"estimate     {_count(self.devices, self.device)}; start-up (seconds to minutes) is not in it"]
         lines += _cost_lines("whole", self.whole)
         lines += _cost_lines("remaining", self.remaining)
         lines.append(f"images       {self.images_from}")
@@ -263,7 +263,7 @@ def _describe_rate(
     where = (
         "one GPU"
         if resources is not None and resources.device == "cuda"
-        else f"{len(processes)} processes at once, as a run has them here"
+        else f"{_count(len(processes), 'process', 'es')} at once, as a run has them here"
     )
     layers = f"; {len(measured)} times, for each set of labels" if len(measured) > 1 else ""
     return f"measured on {processes[0].images:,} images{errors}, by {where}{layers}"
@@ -276,7 +276,7 @@ def _describe_output(measured: Sequence[Measured] | None, outputs: Mapping[_Labe
 
 
 def _cost_lines(name: str, cost: Cost) -> list[str]:
-    parts = [f"{cost.images:,} images in {cost.units:,} units"]
+    parts = [f"{_count(cost.images, 'image')} in {_count(cost.units, 'unit')}"]
     if cost.wall_s is not None and cost.device_hours is not None:
         parts.append(f"{_duration(cost.wall_s)}, {cost.device_hours:,.3g} device-hours")
     if cost.price is not None:
@@ -290,6 +290,10 @@ def _cost_lines(name: str, cost: Cost) -> list[str]:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in asked.items() if count)
         parts.append(f"S3 {counted}, and {cost.requests.start} of the start")
     return [f"{name:<12} {parts[0]}", *(f"             {part}" for part in parts[1:])]
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def _duration(seconds: float) -> str:

@@ -66,11 +66,11 @@ def test_a_calibration_gives_speed_and_size_of_labels(tmp_path: Path) -> None:
     estimate = report.estimate
     assert estimate is not None
     assert (estimate.images_from, estimate.device, estimate.devices) == ("counted", "CPU actor", 1)
-    assert estimate.rate_from == "measured on 4 images, by 1 processes at once, as a run has them here"
+    assert estimate.rate_from == "measured on 4 images, by 1 process at once, as a run has them here"
     assert estimate.whole.output_bytes
     assert estimate.whole.price
     text = report.to_text()
-    assert "7 images in 1 units" in text
+    assert "7 images in 1 unit\n" in text
     assert report.to_json()["estimate"]["remaining"]["images"] == 7
     assert not (tmp_path / "run").exists()
 
