@@ -51,15 +51,40 @@ def plan(
     changed: Changed = None,
     retry_errors: RetryErrors = False,
     fork: Fork = None,
+    price_per_gpu_hour: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="X", help="Estimate money: an hour of one GPU (without GPUs: of one actor) costs X."
+        ),
+    ] = None,
+    calibrate: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Estimate time and output by labeling N images of the input here."),
+    ] = None,
+    images_per_second: Annotated[
+        float | None,
+        typer.Option(min=1e-9, metavar="R", help="Estimate time from a rate you know, of one GPU or actor."),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="GPUs (or actors) that will work. Default: with --calibrate those here, else compute.actors.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run would do, without starting Ray or writing anything."""
+    """Say what a run would do, and what it would take, without starting Ray or writing anything."""
     # A mistake in the config is answered before anything heavy is imported; the same in all commands.
     loaded = read_config(config, with_changed(overrides, changed))
 
+    from sam3lt_ray.pipeline.estimate import EstimateOptions
     from sam3lt_ray.pipeline.planning import plan_run
 
-    report = plan_run(loaded.config, loaded.base_dir, retry_errors=retry_errors, fork=fork)
+    options = EstimateOptions(price_per_gpu_hour, calibrate, images_per_second, gpus)
+    estimate = None if options == EstimateOptions() else options
+    report = plan_run(loaded.config, loaded.base_dir, retry_errors=retry_errors, fork=fork, estimate=estimate)
     if as_json:
         print_json(report.to_json())
     else:

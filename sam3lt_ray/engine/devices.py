@@ -34,6 +34,11 @@ class Placement:
         return "bf16" if self.dtype is torch.bfloat16 else "fp32"
 
 
+def num_cuda_devices() -> int:
+    """GPUs that torch sees on this machine."""
+    return torch.cuda.device_count()
+
+
 def choose_placement(device: str, precision: str) -> Placement:
     """Resolves "auto": CUDA with bf16 where there is a GPU that has bf16, otherwise fp32.
 

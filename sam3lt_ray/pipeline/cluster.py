@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import ray
@@ -171,7 +172,33 @@ def plan_actors(settings: ComputeSettings, weight_bytes: int, *, may_grow: bool 
     Raises:
         UsageError: The configuration asks for a device the cluster does not have.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return _fit_actors(settings, weight_bytes, [node["Resources"] for node in ray.nodes() if node["Alive"]], may_grow)
+
+
+def plan_local_actors(settings: ComputeSettings, weight_bytes: int, num_gpus: int) -> ActorResources:
+    """What :func:`plan_actors` would say on this machine alone, without a Ray that could be asked.
+
+    Args:
+        settings: As there.
+        weight_bytes: As there.
+        num_gpus: GPUs of this machine.
+
+    Raises:
+        UsageError: As there.
+    """
+    meminfo = Path("/proc/meminfo").read_text()
+    available = int(meminfo.split("MemAvailable:")[1].split()[0]) * 1024
+    node = {
+        "CPU": float(len(os.sched_getaffinity(0))),
+        "GPU": float(num_gpus),
+        "memory": float(max(0, available - LOCAL_OBJECT_STORE_BYTES)),
+    }
+    return _fit_actors(settings, weight_bytes, [node], may_grow=False)
+
+
+def _fit_actors(
+    settings: ComputeSettings, weight_bytes: int, nodes: Sequence[Mapping[str, float]], may_grow: bool
+) -> ActorResources:
     with_gpus = _Nodes.of([node for node in nodes if node.get("GPU")])
     if may_grow and settings.device == "cuda" and isinstance(settings.actors, int):
         missing = settings.actors * settings.gpus_per_actor - with_gpus.gpus

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from sam3lt_ray.config.schema import Config
+from sam3lt_ray.errors import UsageError
 from sam3lt_ray.inputs.counting import count_images
+from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
+from sam3lt_ray.pipeline.estimate import Estimate, EstimateOptions, estimate_run
 from sam3lt_ray.pipeline.feeding import cores_per_gpu
 from sam3lt_ray.pipeline.fork import find_origin
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
@@ -52,6 +55,7 @@ class PlanReport:
         cores_per_gpu: CPU cores that one GPU keeps busy with this vocabulary, by rule of thumb.
         rerun: "new" | "continue" | "nothing to do" | "refused".
         differences: Why a start would be refused: settings that change labels and differ from the run's.
+        estimate: Time, money, bytes and requests; None: nobody asked, or a start would be refused.
     """
 
     run: str
@@ -79,10 +83,14 @@ class PlanReport:
     cores_per_gpu: int
     rerun: str
     differences: tuple[str, ...]
+    estimate: Estimate | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        values = asdict(self)
+        if self.estimate is None:
+            del values["estimate"]
+        return values
 
     def to_text(self) -> str:
         """Lines for a person."""
@@ -109,11 +117,19 @@ class PlanReport:
         if self.shards_vanished:
             lines.append(f"vanished     {self.shards_vanished} shards are gone from the input; their labels are kept")
         lines += [f"differs      {line}" for line in self.differences]
+        if self.estimate is not None:
+            lines += self.estimate.to_lines()
         return "\n".join(lines)
 
 
 def plan_run(
-    config: Config, base_dir: Path | None = None, *, retry_errors: bool = False, fork: str | None = None
+    config: Config,
+    base_dir: Path | None = None,
+    *,
+    retry_errors: bool = False,
+    fork: str | None = None,
+    estimate: EstimateOptions | None = None,
+    load_engine: EngineFactory | None = None,
 ) -> PlanReport:
     """Look at input and run directory.
 
@@ -122,10 +138,16 @@ def plan_run(
         base_dir: Folder that relative paths in the configuration start from; None: the working directory.
         retry_errors: Plan for ``--retry-errors``; reads what says which rows have errors.
         fork: Plan for ``--fork``: the new run directory.
+        estimate: Estimate time, money, bytes and requests too.
+        load_engine: Makes the engine to calibrate with; None: the real one.
 
     Raises:
-        UsageError: The run could not start.
+        UsageError: The run could not start, or what was asked of the estimate makes no sense.
     """
+    if estimate is not None:
+        estimate.check()
+        if retry_errors:
+            raise UsageError("--retry-errors is planned without an estimate: leave its options away.")
     origin = None if fork is None else find_origin(config, fork)
     config = config if origin is None else origin.forked_config
     prepared = prepare_run(config, base_dir, origin=origin)
@@ -134,7 +156,8 @@ def plan_run(
     missing = {} if prepared.differences else find_missing(prepared, coverage)
     todo = {shard.name for shards in missing.values() for shard, _ in shards}
     started = {shard.name for shard in prepared.shards if coverage.units(shard)}
-    images_total = _count_images(prepared)
+    counts = {shard.name: count_images(shard, config.input, config.storage) for shard in prepared.shards}
+    images_total = None if None in counts.values() else sum(count or 0 for count in counts.values())
     images_done = sum(_num_done(shard, coverage) for shard in prepared.shards if shard.name in started)
     retries = num_rows(plan_retries(prepared, coverage)) if retry_errors else None
     vocabulary = prepared.vocabulary
@@ -159,23 +182,28 @@ def plan_run(
         images_done=images_done,
         images_to_do=None if images_total is None else images_total - images_done,
         units_done=sum(1 for _ in coverage.iter_units()),
-        layers=_planned_layers(prepared, coverage, missing),
+        layers=_planned_layers(prepared, coverage, missing, counts),
         rows_to_retry=retries,
         cores_per_gpu=cores_per_gpu(len(vocabulary.prompts)),
         rerun=_rerun(prepared, bool(todo) if retries is None else retries > 0),
         differences=tuple(prepared.differences),
+        estimate=None
+        if estimate is None or prepared.differences
+        else estimate_run(prepared, coverage, missing, counts, estimate, load_engine or segmenter_factory),
     )
 
 
-def _planned_layers(prepared: PreparedRun, coverage: Coverage, missing: Missing) -> tuple[PlannedLayer, ...]:
+def _planned_layers(
+    prepared: PreparedRun, coverage: Coverage, missing: Missing, images: Mapping[str, int | None]
+) -> tuple[PlannedLayer, ...]:
     planned = []
     for label_ids, shards in missing.items():
         labels = labels_of(prepared, label_ids)
         found = find_layer(coverage.layers, labels)
-        counts = [_num_missing(shard, gaps, prepared) for shard, gaps in shards]
-        images = None if None in counts else sum(count for count in counts if count is not None)
+        counts = [_num_missing(gaps, images[shard.name]) for shard, gaps in shards]
+        total = None if None in counts else sum(count for count in counts if count is not None)
         names = tuple(label.name for label in labels)
-        planned.append(PlannedLayer(None if found is None else found.name, names, len(shards), images))
+        planned.append(PlannedLayer(None if found is None else found.name, names, len(shards), total))
     return tuple(planned)
 
 
@@ -190,12 +218,10 @@ def _num_done(shard: Shard, coverage: Coverage) -> int:
     return coverage.num_images(shard) - sum(gap.end - gap.first for gap in coverage.gaps(shard) if gap.end is not None)
 
 
-def _num_missing(shard: Shard, gaps: Sequence[Gap], prepared: PreparedRun) -> int | None:
+def _num_missing(gaps: Sequence[Gap], num_images: int | None) -> int | None:
     count = 0
     for gap in gaps:
-        end = gap.end
-        if end is None:
-            end = count_images(shard, prepared.config.input, prepared.config.storage)
+        end = num_images if gap.end is None else gap.end
         if end is None:
             return None
         count += end - gap.first
@@ -208,16 +234,6 @@ def _rerun(prepared: PreparedRun, has_work: bool) -> str:
     if not prepared.exists:
         return "new"
     return "continue" if has_work else "nothing to do"
-
-
-def _count_images(prepared: PreparedRun) -> int | None:
-    total = 0
-    for shard in prepared.shards:
-        count = count_images(shard, prepared.config.input, prepared.config.storage)
-        if count is None:
-            return None
-        total += count
-    return total
 
 
 def _sum_bytes(shards: Sequence[Shard]) -> int | None:

@@ -232,6 +232,8 @@ def test_a_job_has_the_options_and_exit_codes_of_its_command(
 def test_plan_prints_text_or_json(
     config_file: Path, stand_in: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from sam3lt_ray.pipeline.estimate import EstimateOptions
+
     asked: list[tuple[str, dict[str, object]]] = []
 
     def plan_run(config: Any, _base_dir: object, **options: object) -> Answer:
@@ -243,9 +245,13 @@ def test_plan_prints_text_or_json(
     assert capsys.readouterr().out == "as text\n"
     assert main(["plan", "-c", str(config_file), "--changed", "relabel", "--retry-errors", "--fork", "runs/y"]) == 0
     assert asked == [
-        ("refuse", {"retry_errors": False, "fork": None}),
-        ("relabel", {"retry_errors": True, "fork": "runs/y"}),
+        ("refuse", {"retry_errors": False, "fork": None, "estimate": None}),
+        ("relabel", {"retry_errors": True, "fork": "runs/y", "estimate": None}),
     ]
+    assert capsys.readouterr().out == "as text\n"
+    options = ["--price-per-gpu-hour", "2.5", "--images-per-second", "12", "--gpus", "8"]
+    assert main(["plan", "-c", str(config_file), *options]) == 0
+    assert asked[-1][1]["estimate"] == EstimateOptions(2.5, None, 12.0, 8)
     assert capsys.readouterr().out == "as text\n"
     assert main(["plan", "-c", str(config_file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == {"ok": 5, "error": 1}

@@ -1,0 +1,306 @@
+"""What a run will take, before it takes it: from counts or samples, a calibration or a stated rate.
+
+Every figure comes with a sentence about where it is from. Nothing is written, and Ray is not started.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+from typing import Literal
+
+from sam3lt_ray.errors import InputError, UsageError
+from sam3lt_ray.pipeline.calibration import CalibrationJob, Measured, calibrate
+from sam3lt_ray.pipeline.cluster import ActorResources, plan_local_actors
+from sam3lt_ray.pipeline.costs import Cost, OutputSize, Terms, cost_of
+from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
+from sam3lt_ray.pipeline.prepare import PreparedRun
+from sam3lt_ray.pipeline.sampling import sample_input
+from sam3lt_ray.pipeline.shard_sizes import ShardSizes, work_on
+from sam3lt_ray.pipeline.worklist import Missing, labels_of
+from sam3lt_ray.records import EncodedImage
+from sam3lt_ray.storage.coverage import Coverage
+from sam3lt_ray.storage.filesystem import is_s3
+from sam3lt_ray.storage.layers import Layer
+from sam3lt_ray.storage.ledger import LABELS_PREFIX
+from sam3lt_ray.vocabulary.labels import Vocabulary
+
+_LabelIds = frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateOptions:
+    """What to estimate with.
+
+    Attributes:
+        price_per_gpu_hour: Price of one GPU (without GPUs: of one actor) for an hour, in whatever currency.
+        calibrate: Label this many images to measure; None: do not.
+        images_per_s: Stated rate of one GPU or actor; None: not known.
+        gpus: GPUs (or actors) that will work; None: those of this machine if it is measured, else ``compute.actors``.
+    """
+
+    price_per_gpu_hour: float | None = None
+    calibrate: int | None = None
+    images_per_s: float | None = None
+    gpus: int | None = None
+
+    def check(self) -> None:
+        """Refuse what makes no sense together.
+
+        Raises:
+            UsageError: Two rates, or a price without one.
+        """
+        if self.calibrate is not None and self.images_per_s is not None:
+            raise UsageError("--calibrate measures what --images-per-second states: give one of them.")
+        if self.price_per_gpu_hour is not None and self.calibrate is None and self.images_per_s is None:
+            raise UsageError(
+                "--price-per-gpu-hour needs to know how fast a GPU is: add --calibrate 64 (labels some images on this "
+                "machine), or --images-per-second R if you know it."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Costs of a run, and where the figures come from.
+
+    Attributes:
+        device: "GPU" | "CPU actor"; "device" where the rate was stated.
+        devices: How many work.
+        whole: Everything there is, as if nothing were done: all images asked all labels in one go.
+        remaining: What a start would do now.
+        images_from: How images were counted.
+        rate_from: Where the speed comes from; None: there is none.
+        images_per_s: Of one device, all labels asked.
+        output_from: Where the size of labels comes from; None: it is not known.
+    """
+
+    device: str
+    devices: int
+    price_per_gpu_hour: float | None
+    whole: Cost
+    remaining: Cost
+    images_from: str
+    rate_from: str | None
+    images_per_s: float | None
+    output_from: str | None
+
+    def to_lines(self) -> list[str]:
+        """Lines for a person."""
+        lines = ["", f"estimate     {_count(self.devices, self.device)}; start-up (seconds to minutes) is not in it"]
+        lines += _cost_lines("whole", self.whole)
+        lines += _cost_lines("remaining", self.remaining)
+        lines.append(f"images       {self.images_from}")
+        rate = "" if self.images_per_s is None else f"{self.images_per_s:,.3g} images/s per {self.device}: "
+        lines.append(f"speed        {rate}{self.rate_from or 'unknown: add --calibrate N or --images-per-second R'}")
+        lines.append(f"label files  {self.output_from or 'unknown: add --calibrate N'}")
+        return lines
+
+
+def estimate_run(
+    prepared: PreparedRun,
+    coverage: Coverage,
+    missing: Missing,
+    counts: Mapping[str, int | None],
+    options: EstimateOptions,
+    load_engine: EngineFactory = segmenter_factory,
+) -> Estimate:
+    """Estimate what a run and the rest of it take.
+
+    Args:
+        prepared: The run.
+        coverage: What is committed.
+        missing: What is not.
+        counts: Images by shard name, where the format tells.
+        options: What to estimate with.
+        load_engine: Makes the engine to calibrate with.
+
+    Raises:
+        InputError: There is no image to calibrate with.
+        StorageError: The input cannot be read.
+        CheckpointError: The checkpoint cannot be loaded.
+    """
+    config = prepared.config
+    vanished = set(prepared.snapshot.vanished)
+    shards = [shard for shard in prepared.shards if shard.name not in vanished]
+    sample = sample_input(shards, config.input, config.storage, options.calibrate or 0)
+    sizes = ShardSizes(prepared, coverage, counts, sample)
+    everything = frozenset(label.id for label in prepared.vocabulary.labels)
+    whole = work_on(everything, [(shard, [(0, sizes.images(shard))]) for shard in shards], sizes)
+    remaining = {
+        label_ids: work_on(
+            label_ids,
+            [
+                (shard, [(gap.first, sizes.images(shard) if gap.end is None else gap.end) for gap in gaps])
+                for shard, gaps in of_shards
+            ],
+            sizes,
+        )
+        for label_ids, of_shards in missing.items()
+    }
+    resources, measured = None, {}
+    if options.calibrate is not None:
+        resources = plan_local_actors(
+            config.compute, prepared.checkpoint.weight_bytes, _num_gpus(config.compute.device)
+        )
+        measured = _calibrate({everything, *remaining}, prepared, sample.images, resources, load_engine)
+    rates = {label_ids: _rate(measured.get(label_ids), resources, options) for label_ids in {everything, *remaining}}
+    outputs = _outputs({everything, *remaining}, measured, prepared, coverage)
+    terms = Terms(
+        devices=options.gpus or _num_devices(resources, config.compute.actors),
+        price_per_hour=options.price_per_gpu_hour,
+        input_on_s3=is_s3(config.input.uri),
+        run_on_s3=is_s3(config.run.output),
+        input_files=sum(max(1, len(shard.members)) for shard in shards),
+    )
+    return Estimate(
+        device="device" if resources is None else "GPU" if resources.device == "cuda" else "CPU actor",
+        devices=terms.devices,
+        price_per_gpu_hour=options.price_per_gpu_hour,
+        whole=cost_of([(whole, rates[everything], outputs.get(everything))], terms),
+        remaining=cost_of([(work, rates[ids], outputs.get(ids)) for ids, work in remaining.items()], terms),
+        images_from=sizes.describe(shards),
+        rate_from=_describe_rate(measured, everything, resources, options),
+        images_per_s=rates[everything],
+        output_from=_describe_output(measured.get(everything), outputs),
+    )
+
+
+def _num_gpus(device: str) -> int:
+    """GPUs of this machine that the run would use."""
+    if device == "cpu":
+        return 0
+    from sam3lt_ray.engine.devices import num_cuda_devices
+
+    return num_cuda_devices()
+
+
+def _num_devices(resources: ActorResources | None, actors: int | Literal["auto"]) -> int:
+    """Those that were measured on, else what the config says of actors."""
+    if resources is None:
+        return 1 if actors == "auto" else actors
+    return max(1, round(resources.num_actors * (resources.num_gpus or 1)))
+
+
+def _calibrate(
+    questions: Iterable[_LabelIds],
+    prepared: PreparedRun,
+    images: Sequence[EncodedImage],
+    resources: ActorResources,
+    load_engine: EngineFactory,
+) -> dict[_LabelIds, list[Measured]]:
+    if not images:
+        raise InputError("There is no image in the input to calibrate with; state --images-per-second instead.")
+    # Actors on GPUs do not share one, unless they are told to; on CPUs all of them run side by side.
+    at_once = max(1, int(1 // resources.num_gpus)) if resources.device == "cuda" else resources.num_actors
+    config = prepared.config
+    measured = {}
+    for label_ids in questions:
+        vocabulary = Vocabulary(labels_of(prepared, label_ids), prepared.vocabulary.source)
+        prompts = tuple(prompt.text for prompt in vocabulary.prompts)
+        job = CalibrationJob(
+            load_engine=partial(load_engine, prepared.checkpoint, prompts, config, resources),
+            vocabulary=vocabulary,
+            provenance=prepared.provenance(Layer("000", vocabulary.labels)),
+            merge_iou=config.labeling.merge_iou,
+            max_pixels=config.input.max_pixels,
+            decode_threads=resources.decode_threads,
+            loose_files=config.input.format in ("folder", "manifest"),
+        )
+        measured[label_ids] = calibrate(job, images, at_once)
+    return measured
+
+
+def _rate(
+    measured: Sequence[Measured] | None, resources: ActorResources | None, options: EstimateOptions
+) -> float | None:
+    """Images per second of one device."""
+    if measured is None:
+        return options.images_per_s
+    together = math.fsum(one.images / one.seconds for one in measured)
+    return together if resources is not None and resources.device == "cuda" else together / len(measured)
+
+
+def _outputs(
+    questions: Iterable[_LabelIds],
+    measured: Mapping[_LabelIds, Sequence[Measured]],
+    prepared: PreparedRun,
+    coverage: Coverage,
+) -> dict[_LabelIds, OutputSize]:
+    """Size of labels by what was asked: measured, else that of units which were asked the same."""
+    if measured:
+        return {
+            ids: OutputSize(
+                fmean(one.output.bytes_per_image for one in of_ids), fmean(one.output.bytes_per_unit for one in of_ids)
+            )
+            for ids, of_ids in measured.items()
+        }
+    by_answers = {ids: name for name, ids in coverage.answers.items()}
+    found = {}
+    for ids in questions:
+        if ids in by_answers:
+            images = sum(unit.range.count for unit in coverage.iter_units() if unit.layer == by_answers[ids])
+            listed = prepared.store.list(f"{LABELS_PREFIX}/{by_answers[ids]}")
+            num_bytes = sum(file.size_bytes for file in listed if ".retry-" not in file.path)
+            if images:
+                found[ids] = OutputSize(num_bytes / images, 0.0)
+    return found
+
+
+def _describe_rate(
+    measured: Mapping[_LabelIds, Sequence[Measured]],
+    everything: _LabelIds,
+    resources: ActorResources | None,
+    options: EstimateOptions,
+) -> str | None:
+    if everything not in measured:
+        return None if options.images_per_s is None else "as stated, whatever labels are asked"
+    processes = measured[everything]
+    errors = f", {processes[0].errors} of them unusable" if processes[0].errors else ""
+    where = (
+        "one GPU"
+        if resources is not None and resources.device == "cuda"
+        else f"{_count(len(processes), 'process', 'es')} at once, as a run has them here"
+    )
+    layers = f"; {len(measured)} times, for each set of labels" if len(measured) > 1 else ""
+    return f"measured on {processes[0].images:,} images{errors}, by {where}{layers}"
+
+
+def _describe_output(measured: Sequence[Measured] | None, outputs: Mapping[_LabelIds, OutputSize]) -> str | None:
+    if measured is not None:
+        return f"from the labels of {measured[0].images:,} images"
+    return "from units that are committed" if outputs else None
+
+
+def _cost_lines(name: str, cost: Cost) -> list[str]:
+    parts = [f"{_count(cost.images, 'image')} in {_count(cost.units, 'unit')}"]
+    if cost.wall_s is not None and cost.device_hours is not None:
+        parts.append(f"{_duration(cost.wall_s)}, {cost.device_hours:,.3g} device-hours")
+    if cost.price is not None:
+        parts.append(f"price {cost.price:,.2f}")
+    if cost.output_bytes is not None:
+        parts.append(f"labels {_size(cost.output_bytes)}")
+    asked: Counter[str] = Counter(
+        {"HEAD": cost.requests.head, "GET": cost.requests.get, "PUT": cost.requests.put, "LIST": cost.requests.list}
+    )
+    if any(asked.values()):
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in asked.items() if count)
+        parts.append(f"S3 {counted}, and {cost.requests.start} of the start")
+    return [f"{name:<12} {parts[0]}", *(f"             {part}" for part in parts[1:])]
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.2f} MB"
