@@ -63,7 +63,8 @@ class _Scraper(SilentProgress):
         while self.images == IMAGES and time.monotonic() < until and not self._is_complete():
             node = next(node for node in ray.nodes() if node["Alive"])
             with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics") as answer:
-                self.text = answer.read().decode()
+                # Ray forgets a gauge once it was asked for, until it is set again; counters stand in every answer.
+                self.text += answer.read().decode()
             time.sleep(0.2)
 
     def _is_complete(self) -> bool:
