@@ -8,11 +8,11 @@ with ``ray_`` in front and, for counters, ``_total`` behind the name.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from ray.util.metrics import Counter, Gauge
+from ray.util import metrics as prometheus
 
 from sam3lt_ray.pipeline.actors import UnitOutcome
 from sam3lt_ray.records import UnitRange
@@ -122,12 +122,14 @@ class OpenShards:
 
     def __init__(self, work: Iterable[ShardWork], num_shards: int) -> None:
         self._left = {(item.shard.name, item.layer): (_gaps(item), set[UnitRange]()) for item in work}
+        # Asked at every unit, of up to a million shards: so it is kept, not counted anew.
+        self._layers_left = Counter[str](shard for shard, _ in self._left)
         self._num_shards = num_shards
 
     @property
     def num_open(self) -> int:
         """Shards that lack rows."""
-        return len({shard for shard, _ in self._left})
+        return len(self._layers_left)
 
     @property
     def num_final(self) -> int:
@@ -143,6 +145,9 @@ class OpenShards:
         units.add(unit.range)
         if all(_is_filled(first, end, units) for first, end in gaps):
             del self._left[key]
+            self._layers_left[outcome.shard] -= 1
+            if not self._layers_left[outcome.shard]:
+                del self._layers_left[outcome.shard]
 
 
 def _gaps(work: ShardWork) -> Sequence[tuple[int, int | None]]:
@@ -156,18 +161,18 @@ def _is_filled(first: int, end: int | None, units: Iterable[UnitRange]) -> bool:
     return last is not None and sum(unit.count for unit in inside) == last - first
 
 
-def _counter(name: str, description: str, tag: str | None, run: str) -> Counter:
-    counter = Counter(name, description, tag_keys=("run",) if tag is None else ("run", tag))
+def _counter(name: str, description: str, tag: str | None, run: str) -> prometheus.Counter:
+    counter = prometheus.Counter(name, description, tag_keys=("run",) if tag is None else ("run", tag))
     counter.set_default_tags({"run": run})
     return counter
 
 
-def _gauge(name: str, description: str, tag: str | None, run: str) -> Gauge:
-    gauge = Gauge(name, description, tag_keys=("run",) if tag is None else ("run", tag))
+def _gauge(name: str, description: str, tag: str | None, run: str) -> prometheus.Gauge:
+    gauge = prometheus.Gauge(name, description, tag_keys=("run",) if tag is None else ("run", tag))
     gauge.set_default_tags({"run": run})
     return gauge
 
 
-def _increase(counter: Counter, value: float, tags: dict[str, str] | None = None) -> None:
+def _increase(counter: prometheus.Counter, value: float, tags: dict[str, str] | None = None) -> None:
     if value > 0:  # Ray refuses zero
         counter.inc(value, tags or {})
