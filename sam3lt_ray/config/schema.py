@@ -154,6 +154,11 @@ class InputSettings(Section):
         PositiveInt, _setting("Image files larger than this many MB become error rows.", changes_labels=True)
     ] = 256
 
+    @property
+    def has_loose_files(self) -> bool:
+        """Images are files of their own: shards are groups of them, and their number is known from the listing."""
+        return self.format in ("folder", "manifest")
+
 
 class ModelSettings(Section):
     """The checkpoint. Its identity in a run is the hashes of its files, so neither its name nor its revision counts."""

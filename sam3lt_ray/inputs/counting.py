@@ -15,7 +15,7 @@ def count_images(shard: Shard, settings: InputSettings, storage: StorageSettings
     Raises:
         StorageError: The shard cannot be read, or changed since it was listed.
     """
-    if settings.format in ("folder", "manifest"):
+    if settings.has_loose_files:
         return len(shard.members)
     if settings.format == "webdataset":
         return None

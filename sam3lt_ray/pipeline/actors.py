@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -107,10 +107,12 @@ class SegmentActor:
         return pa.Table.from_pylist([self._label(unit) for unit in table_to_units(table)])
 
     def _label(self, unit: Unit) -> dict[str, object]:
-        with log_fields(shard=unit.shard, unit=unit.path), self._watchdog.watching() as feed:
-            results, timings = self._label_images(unit, feed)
+        with log_fields(shard=unit.shard, unit=unit.path):
+            with self._watchdog.watching() as feed:
+                results, timings = self._label_images(unit, feed)
+            num_errors = sum(1 for result in results if isinstance(result, ImageError))
+            logger.info("%d images labeled in %.1f s, %d errors", len(results), timings.wall_s, num_errors)
         rows = build_rows(unit, results, loose_files=self._job.loose_files)
-        _log_unit(unit, results, timings)
         return {
             "shard": unit.shard,
             "path": unit.path,
@@ -136,12 +138,6 @@ class SegmentActor:
 
         results = self._careful.label_unit(unit, before_image)
         return results, self._labeler.timings(start)
-
-
-def _log_unit(unit: Unit, results: Sequence[ImageLabels | ImageError], timings: LabelTimings) -> None:
-    num_errors = sum(1 for result in results if isinstance(result, ImageError))
-    with log_fields(shard=unit.shard, unit=unit.path):
-        logger.info("%d images labeled in %.1f s, %d errors", len(results), timings.wall_s, num_errors)
 
 
 class CommitTask:

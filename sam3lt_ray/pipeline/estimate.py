@@ -6,7 +6,6 @@ Every figure comes with a sentence about where it is from. Nothing is written, a
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from sam3lt_ray.pipeline.calibration import CalibrationJob, Measured, calibrate
 from sam3lt_ray.pipeline.cluster import ActorResources, plan_local_actors
 from sam3lt_ray.pipeline.costs import Cost, OutputSize, Terms, cost_of
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
+from sam3lt_ray.pipeline.estimate_text import count_of, describe_estimate
 from sam3lt_ray.pipeline.prepare import PreparedRun
 from sam3lt_ray.pipeline.sampling import sample_input
 from sam3lt_ray.pipeline.shard_sizes import ShardSizes, work_on
@@ -26,7 +26,7 @@ from sam3lt_ray.records import EncodedImage
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.filesystem import is_s3
 from sam3lt_ray.storage.layers import Layer
-from sam3lt_ray.storage.ledger import LABELS_PREFIX
+from sam3lt_ray.storage.ledger import LABELS_PREFIX, is_retry
 from sam3lt_ray.vocabulary.labels import Vocabulary
 
 _LabelIds = frozenset[int]
@@ -90,14 +90,7 @@ class Estimate:
 
     def to_lines(self) -> list[str]:
         """Lines for a person."""
-        lines = ["", f"estimate     {_count(self.devices, self.device)}; start-up (seconds to minutes) is not in it"]
-        lines += _cost_lines("whole", self.whole)
-        lines += _cost_lines("remaining", self.remaining)
-        lines.append(f"images       {self.images_from}")
-        rate = "" if self.images_per_s is None else f"{self.images_per_s:,.3g} images/s per {self.device}: "
-        lines.append(f"speed        {rate}{self.rate_from or 'unknown: add --calibrate N or --images-per-second R'}")
-        lines.append(f"label files  {self.output_from or 'unknown: add --calibrate N'}")
-        return lines
+        return describe_estimate(self)
 
 
 def estimate_run(
@@ -208,7 +201,7 @@ def _calibrate(
             merge_iou=config.labeling.merge_iou,
             max_pixels=config.input.max_pixels,
             decode_threads=resources.decode_threads,
-            loose_files=config.input.format in ("folder", "manifest"),
+            loose_files=config.input.has_loose_files,
         )
         measured[label_ids] = calibrate(job, images, at_once)
     return measured
@@ -244,7 +237,7 @@ def _outputs(
         if ids in by_answers:
             images = sum(unit.range.count for unit in coverage.iter_units() if unit.layer == by_answers[ids])
             listed = prepared.store.list(f"{LABELS_PREFIX}/{by_answers[ids]}")
-            num_bytes = sum(file.size_bytes for file in listed if ".retry-" not in file.path)
+            num_bytes = sum(file.size_bytes for file in listed if not is_retry(file.path))
             if images:
                 found[ids] = OutputSize(num_bytes / images, 0.0)
     return found
@@ -263,7 +256,7 @@ def _describe_rate(
     where = (
         "one GPU"
         if resources is not None and resources.device == "cuda"
-        else f"{_count(len(processes), 'process', 'es')} at once, as a run has them here"
+        else f"{count_of(len(processes), 'process', 'es')} at once, as a run has them here"
     )
     layers = f"; {len(measured)} times, for each set of labels" if len(measured) > 1 else ""
     return f"measured on {processes[0].images:,} images{errors}, by {where}{layers}"
@@ -273,34 +266,3 @@ def _describe_output(measured: Sequence[Measured] | None, outputs: Mapping[_Labe
     if measured is not None:
         return f"from the labels of {measured[0].images:,} images"
     return "from units that are committed" if outputs else None
-
-
-def _cost_lines(name: str, cost: Cost) -> list[str]:
-    parts = [f"{_count(cost.images, 'image')} in {_count(cost.units, 'unit')}"]
-    if cost.wall_s is not None and cost.device_hours is not None:
-        parts.append(f"{_duration(cost.wall_s)}, {cost.device_hours:,.3g} device-hours")
-    if cost.price is not None:
-        parts.append(f"price {cost.price:,.2f}")
-    if cost.output_bytes is not None:
-        parts.append(f"labels {_size(cost.output_bytes)}")
-    asked: Counter[str] = Counter(
-        {"HEAD": cost.requests.head, "GET": cost.requests.get, "PUT": cost.requests.put, "LIST": cost.requests.list}
-    )
-    if any(asked.values()):
-        counted = ", ".join(f"{count:,} {kind}" for kind, count in asked.items() if count)
-        parts.append(f"S3 {counted}, and {cost.requests.start} of the start")
-    return [f"{name:<12} {parts[0]}", *(f"             {part}" for part in parts[1:])]
-
-
-def _count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number:,} {noun}{'' if number == 1 else plural}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.2f} MB"

@@ -12,6 +12,7 @@ from sam3lt_ray.errors import UsageError
 from sam3lt_ray.inputs.counting import count_images
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.estimate import Estimate, EstimateOptions, estimate_run
+from sam3lt_ray.pipeline.estimate_text import format_size
 from sam3lt_ray.pipeline.feeding import cores_per_gpu
 from sam3lt_ray.pipeline.fork import find_origin
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
@@ -246,6 +247,4 @@ def _number(value: int | None) -> str:
 
 
 def _size(num_bytes: int | None) -> str:
-    if num_bytes is None:
-        return "unknown"
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.2f} MB"
+    return "unknown" if num_bytes is None else format_size(num_bytes)

@@ -136,7 +136,7 @@ class RunSession:
         return coverage
 
     def _announce(self, coverage: Coverage, work: list[LayerWork]) -> None:
-        loose = self._prepared.config.input.format in ("folder", "manifest")
+        loose = self._prepared.config.input.has_loose_files
         incomplete = {item.shard.name for layer in work for item in layer.shards}
         self._listener.plan_known(
             # Groups of loose files know their size; tars and Parquet files would have to be opened.
@@ -239,9 +239,8 @@ class RunSession:
             for outcome in Pass(self._reader(), work.shards, job, self._resources).run():
                 self._stop.check()
                 self._books.add(outcome)
-                with suppress(
-                    InputError, StorageError
-                ):  # nothing is written here; what cannot be asked now is asked again
+                # Nothing is written here; what cannot be asked now is asked again.
+                with suppress(InputError, StorageError):
                     self._lease.confirm()
                 if self._books.is_enough:
                     return False
@@ -268,7 +267,7 @@ class RunSession:
             merge_iou=config.labeling.merge_iou,
             max_pixels=config.input.max_pixels,
             decode_threads=resources.decode_threads,
-            loose_files=config.input.format in ("folder", "manifest"),
+            loose_files=config.input.has_loose_files,
             careful=careful,
             image_timeout_s=config.compute.image_timeout_s,
             pass_id=pass_id,

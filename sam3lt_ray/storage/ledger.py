@@ -117,6 +117,12 @@ def parse_unit_path(path: str) -> UnitFile | None:
     return UnitFile(match["layer"], match["shard"], unit_range, int(match["retry"] or 0))
 
 
+def is_retry(path: str) -> bool:
+    """Whether a path is that of rows which were made again, not of a unit's own file."""
+    unit = parse_unit_path(path)
+    return unit is not None and unit.num_retries > 0
+
+
 @dataclass(slots=True)
 class Ledger:
     """Committed units of one layer, by shard directory (:func:`shard_directory`)."""

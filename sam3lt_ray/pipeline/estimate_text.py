@@ -1,0 +1,57 @@
+"""What a run will take, in lines for a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from sam3lt_ray.pipeline.costs import Cost
+
+if TYPE_CHECKING:
+    from sam3lt_ray.pipeline.estimate import Estimate
+
+
+def describe_estimate(estimate: Estimate) -> list[str]:
+    """What ``sam3lt plan`` prints of it."""
+    device, rate = estimate.device, estimate.images_per_s
+    lines = ["", f"estimate     {count_of(estimate.devices, device)}; start-up (seconds to minutes) is not in it"]
+    lines += _cost_lines("whole", estimate.whole)
+    lines += _cost_lines("remaining", estimate.remaining)
+    lines.append(f"images       {estimate.images_from}")
+    speed = "" if rate is None else f"{rate:,.3g} images/s per {device}: "
+    lines.append(f"speed        {speed}{estimate.rate_from or 'unknown: add --calibrate N or --images-per-second R'}")
+    lines.append(f"label files  {estimate.output_from or 'unknown: add --calibrate N'}")
+    return lines
+
+
+def _cost_lines(name: str, cost: Cost) -> list[str]:
+    parts = [f"{count_of(cost.images, 'image')} in {count_of(cost.units, 'unit')}"]
+    if cost.wall_s is not None and cost.device_hours is not None:
+        parts.append(f"{_duration(cost.wall_s)}, {cost.device_hours:,.3g} device-hours")
+    if cost.price is not None:
+        parts.append(f"price {cost.price:,.2f}")
+    if cost.output_bytes is not None:
+        parts.append(f"labels {format_size(cost.output_bytes)}")
+    asked: Counter[str] = Counter(
+        {"HEAD": cost.requests.head, "GET": cost.requests.get, "PUT": cost.requests.put, "LIST": cost.requests.list}
+    )
+    if any(asked.values()):
+        counted = ", ".join(f"{count:,} {kind}" for kind, count in asked.items() if count)
+        parts.append(f"S3 {counted}, and {cost.requests.start} of the start")
+    return [f"{name:<12} {parts[0]}", *(f"             {part}" for part in parts[1:])]
+
+
+def count_of(number: int, noun: str, plural: str = "s") -> str:
+    """``1 unit``, ``1,234 units``."""
+    return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def format_size(num_bytes: int) -> str:
+    """``99.50 MB``, ``1.25 GB``."""
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.2f} MB"
