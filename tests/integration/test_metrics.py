@@ -53,7 +53,8 @@ def load_short_of_memory(
 class _Scraper(SilentProgress):
     """Reads the metrics of the node when most of the run is committed, until everything is there."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Path) -> None:
+        self.run = run
         self.images = 0
         self.text = ""
 
@@ -63,8 +64,10 @@ class _Scraper(SilentProgress):
         while self.images == IMAGES and time.monotonic() < until and not self._is_complete():
             node = next(node for node in ray.nodes() if node["Alive"])
             with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics") as answer:
-                # Ray forgets a gauge once it was asked for, until it is set again; counters stand in every answer.
-                self.text += answer.read().decode()
+                # Ray forgets a gauge soon after it was set; counters stand in every answer. And what this process has
+                # counted in earlier runs is there too.
+                lines = answer.read().decode().splitlines()
+            self.text += "".join(f"{line}\n" for line in lines if f'run="{self.run}"' in line)
             time.sleep(0.2)
 
     def _is_complete(self) -> bool:
@@ -100,7 +103,7 @@ def test_a_run_is_seen_by_prometheus(tmp_path: Path, monkeypatch: pytest.MonkeyP
             "vocabulary": ["cat", "dog"],
         }
     )
-    scraper = _Scraper()
+    scraper = _Scraper(tmp_path / "run")
     summary = label_run(config, progress=scraper, load_engine=load_short_of_memory)
     assert summary.status == "done"
     assert set(re.findall(r"^(ray_sam3lt_\w+)\{", scraper.text, re.MULTILINE)) == SHOWN
