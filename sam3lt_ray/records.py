@@ -101,6 +101,7 @@ class Unit:
         shard_error: Set on the last unit of a shard that ended wrongly (truncated): what was seen.
         path: Where its labels go in the run directory; "" as long as nobody has said so.
         read_s: Seconds it took to read.
+        read_on: Address of the node that read it; "" where nobody asked.
     """
 
     shard: str
@@ -110,6 +111,7 @@ class Unit:
     shard_error: str | None = None
     path: str = ""
     read_s: float = 0.0
+    read_on: str = ""
 
     @property
     def num_bytes(self) -> int:

@@ -20,7 +20,7 @@ from sam3lt_ray.records import Detection, ImageDetections
 from tests.standin import StandInEngine
 
 if TYPE_CHECKING:
-    from sam3lt_ray.pipeline.cluster import ActorResources
+    from sam3lt_ray.pipeline.actor_plan import ActorResources
 
 
 class AskedEngine(StandInEngine):

@@ -11,13 +11,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.place import HERE, Place
 
 ROOT = Path(__file__).parents[1]
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
@@ -40,11 +43,13 @@ class JobCluster:
         jobs_url: What ``ray job submit`` takes as RAY_ADDRESS.
         ray_address: What ``ray.init`` takes.
         environment: Of whoever talks to it.
+        folder: Where its nodes have their logs.
     """
 
     jobs_url: str
     ray_address: str
     environment: Mapping[str, str]
+    folder: Path
 
     def submit(
         self, working_dir: Path, *entrypoint: str, job_id: str, wait: bool = True
@@ -64,6 +69,24 @@ class JobCluster:
             found: dict[str, Any] = json.load(answer)
         return found
 
+    @contextmanager
+    def started_worker(self, name: str, *options: str, place: Place = HERE) -> Iterator[None]:
+        """Another node, which has joined when this yields.
+
+        Nodes that start at one moment in one session take each other's sockets; so they come one by one.
+        """
+        before = _nodes(self)
+        with started_node(self.folder, name, self.environment, f"--address={self.ray_address}", *options, place=place):
+            self.wait_until(lambda: _nodes(self) > before, name)
+            yield
+
+    def wait_until(self, condition: Callable[[], bool], name: str) -> None:
+        """Wait for what a node should bring about."""
+        deadline = time.monotonic() + _START_S
+        while not condition():
+            assert time.monotonic() < deadline, (self.folder / name / "log").read_text()
+            time.sleep(0.2)
+
     def _ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**self.environment, "RAY_ADDRESS": self.jobs_url}
         return subprocess.run(
@@ -73,7 +96,7 @@ class JobCluster:
 
 @contextmanager
 def running_job_cluster(
-    folder: Path, *, worker_cpus: tuple[int, ...], environment: Mapping[str, str]
+    folder: Path, *, worker_cpus: tuple[int, ...], environment: Mapping[str, str], strangers: int = 0
 ) -> Iterator[JobCluster]:
     """Start a head without work and workers; stop all of them.
 
@@ -81,25 +104,41 @@ def running_job_cluster(
         folder: Everything of Ray goes below it. Short: sockets have long names.
         worker_cpus: Logical CPUs of each worker.
         environment: On top of this process's own, for Ray and so for jobs and workers.
+        strangers: How many of the workers, the last ones, see nothing of this machine's ``/tmp``: neither what is sent
+            with a job nor what a driver writes.
     """
-    port, dashboard, client = free_ports(3)
-    whole = {**os.environ, **_OF_RAY, **environment}
-    address = f"127.0.0.1:{port}"
     with ExitStack() as stack:
-        head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-        stack.enter_context(started_node(folder, "head", whole, *head, "--num-cpus=0", f"--temp-dir={folder}/ray"))
-        cluster = JobCluster(f"http://127.0.0.1:{dashboard}", address, whole)
-        _wait_until(lambda: _answers(f"{cluster.jobs_url}/api/jobs/"), folder)
+        cluster = stack.enter_context(started_head(folder, environment))
         for number, cpus in enumerate(worker_cpus):
-            # A folder of its own: it has nothing of the driver's but what Ray brings.
-            stack.enter_context(
-                started_node(folder, f"worker-{number}", whole, f"--address={address}", f"--num-cpus={cpus}")
-            )
+            is_stranger = number >= len(worker_cpus) - strangers
+            place = HERE.without(Path(tempfile.gettempdir())) if is_stranger else HERE
+            stack.enter_context(cluster.started_worker(f"worker-{number}", f"--num-cpus={cpus}", place=place))
         yield cluster
 
 
 @contextmanager
-def started_node(folder: Path, name: str, environment: Mapping[str, str], *options: str) -> Iterator[None]:
+def started_head(folder: Path, environment: Mapping[str, str], place: Place = HERE) -> Iterator[JobCluster]:
+    """A head without work, which knows where jobs are taken.
+
+    Args:
+        folder: Everything of Ray goes below it.
+        environment: On top of this process's own.
+        place: Where it runs.
+    """
+    port, dashboard, client = free_ports(3)
+    whole = {**os.environ, **_OF_RAY, **environment}
+    options = ["--head", f"--port={port}", f"--dashboard-host={place.address}", f"--dashboard-port={dashboard}"]
+    options += [f"--ray-client-server-port={client}", "--num-cpus=0", f"--temp-dir={folder}/ray"]
+    with started_node(folder, "head", whole, *options, place=place):
+        cluster = JobCluster(f"http://{place.address}:{dashboard}", f"{place.address}:{port}", whole, folder)
+        cluster.wait_until(lambda: _answers(f"{cluster.jobs_url}/api/jobs/"), "head")
+        yield cluster
+
+
+@contextmanager
+def started_node(
+    folder: Path, name: str, environment: Mapping[str, str], *options: str, place: Place = HERE
+) -> Iterator[None]:
     """One ``ray start``, in a folder of its own below this one.
 
     Args:
@@ -107,16 +146,17 @@ def started_node(folder: Path, name: str, environment: Mapping[str, str], *optio
         name: Of the node's folder, where its log is.
         environment: On top of this process's own.
         options: For ``ray start``.
+        place: Where it runs.
     """
-    place = folder / name
-    place.mkdir()
+    place_of_node = folder / name
+    place_of_node.mkdir()
     environment = {**os.environ, **_OF_RAY, **environment}
-    command = [*RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=0"]
-    command += ["--disable-usage-stats", _OBJECT_STORE, *options]
+    command = [*place.launcher, *RAY, "start", "--block", f"--node-ip-address={place.address}"]
+    command += ["--dashboard-agent-listen-port=0", "--disable-usage-stats", _OBJECT_STORE, *options]
     with (
-        (place / "log").open("w") as log,
+        (place_of_node / "log").open("w") as log,
         subprocess.Popen(
-            command, cwd=place, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command, cwd=place_of_node, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         ) as process,
     ):
         try:
@@ -144,8 +184,9 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _wait_until(condition: Any, folder: Path) -> None:
-    deadline = time.monotonic() + _START_S
-    while not condition():
-        assert time.monotonic() < deadline, (folder / "head" / "log").read_text()
-        time.sleep(0.2)
+def _nodes(cluster: JobCluster) -> int:
+    try:
+        with urllib.request.urlopen(f"{cluster.jobs_url}/nodes?view=summary", timeout=5) as answer:
+            return sum(1 for node in json.load(answer)["data"]["summary"] if node["raylet"]["state"] == "ALIVE")
+    except OSError:
+        return 0

@@ -21,7 +21,7 @@ from sam3lt_ray.masks.rle import encode_mask
 from sam3lt_ray.records import Detection, EnginePart, ImageDetections
 
 if TYPE_CHECKING:
-    from sam3lt_ray.pipeline.cluster import ActorResources
+    from sam3lt_ray.pipeline.actor_plan import ActorResources
 
 KILLER_RED = 250  # an image whose top left pixel is this red kills the process that labels it
 HANGER_RED = 240  # ... and one that is this red hangs it

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from sam3lt_ray.redaction import carries_credentials
 
@@ -201,11 +201,19 @@ class ComputeSettings(Section):
     actors: Annotated[
         PositiveInt | Auto,
         _setting(
-            "Processes that hold the model; auto: one per GPU; without GPUs one per core for a checkpoint of up to "
-            "100 MB, else one per four cores.",
+            "Processes that hold the model, at least; auto: one per GPU; without GPUs one per core for a checkpoint of "
+            "up to 100 MB, else one per four cores.",
             changes_labels=False,
         ),
     ] = "auto"
+    max_actors: Annotated[
+        PositiveInt | None,
+        _setting(
+            "How far the pool grows when nodes join a cluster while a run goes on; null: not beyond a number in "
+            "actors, and with actors: auto as far as the cluster does.",
+            changes_labels=False,
+        ),
+    ] = None
     device: Annotated[
         Device, _setting("auto: CUDA where the cluster has GPUs, else the CPU.", changes_labels=False)
     ] = "auto"
@@ -241,6 +249,15 @@ class ComputeSettings(Section):
         AfterValidator(lambda address: None if address is None else _refuse_credentials(address)),
         _setting("Ray cluster to join; null: the one this process is on, or a local one.", changes_labels=False),
     ] = None
+
+    @model_validator(mode="after")
+    def _check_actors(self) -> ComputeSettings:
+        if self.max_actors is not None and self.actors != "auto" and self.actors > self.max_actors:
+            raise ValueError(
+                f"compute.actors is {self.actors}, more than compute.max_actors allows ({self.max_actors}); a run "
+                "begins with the first and grows to the second."
+            )
+        return self
 
 
 class StorageSettings(Section):

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
+import ray
 
 from sam3lt_ray.errors import EXIT_RETRY, ImageError, Sam3ltError
 from sam3lt_ray.labels.rows import Provenance, UnitCounts, build_rows, count_rows, encode_unit_file
@@ -70,6 +71,9 @@ class UnitOutcome:
         num_bytes: Of the label file.
         timings: With reading and writing.
         num_read_bytes: Of the unit's images, compressed.
+        actor: Ray's id of the actor that labeled it.
+        labeled_on: Address of that actor's node.
+        read_on: Address of the node that read it.
     """
 
     shard: str
@@ -81,6 +85,9 @@ class UnitOutcome:
     num_bytes: int
     timings: LabelTimings
     num_read_bytes: int
+    actor: str
+    labeled_on: str
+    read_on: str
 
 
 class SegmentActor:
@@ -91,6 +98,7 @@ class SegmentActor:
         name_run_in_logs(without_credentials(job.store.uri))
         if not is_current(job.store, job.pass_id):
             raise RuntimeError("The pass of this actor is over.")  # a failed start frees what the actor holds
+        self._whereabouts = _whereabouts()
         engine = job.load_engine()
         self._labeler = ImageLabeler(
             engine,
@@ -121,6 +129,8 @@ class SegmentActor:
             "timings": json.dumps(asdict(timings)),
             "read_s": unit.read_s,
             "num_read_bytes": unit.num_bytes,
+            "read_on": unit.read_on,
+            **self._whereabouts,
         }
 
     def _label_images(
@@ -138,6 +148,14 @@ class SegmentActor:
 
         results = self._careful.label_unit(unit, before_image)
         return results, self._labeler.timings(start)
+
+
+def _whereabouts() -> dict[str, str]:
+    """Who and where this process is, as the driver is told it; nobody in particular outside of Ray."""
+    if not ray.is_initialized():
+        return {"actor": "", "labeled_on": ""}
+    actor = ray.get_runtime_context().get_actor_id()
+    return {"actor": actor or "", "labeled_on": ray.util.get_node_ip_address()}
 
 
 class CommitTask:
@@ -177,6 +195,9 @@ def outcomes(table: pa.Table) -> list[UnitOutcome]:
             num_bytes=row["num_bytes"],
             timings=_timings(row),
             num_read_bytes=row["num_read_bytes"],
+            actor=row["actor"],
+            labeled_on=row["labeled_on"],
+            read_on=row["read_on"],
         )
         for row in table.to_pylist()
     ]

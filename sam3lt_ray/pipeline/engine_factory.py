@@ -9,7 +9,7 @@ from typing import Protocol
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.engine.checkpoint import Checkpoint, resolve_checkpoint
 from sam3lt_ray.errors import CheckpointError
-from sam3lt_ray.pipeline.cluster import ActorResources
+from sam3lt_ray.pipeline.actor_plan import ActorResources
 from sam3lt_ray.stages.label import Engine
 
 

@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import Literal
 
 from sam3lt_ray.errors import InputError, UsageError
+from sam3lt_ray.pipeline.actor_plan import ActorResources, plan_local_actors
 from sam3lt_ray.pipeline.calibration import CalibrationJob, Measured, calibrate
-from sam3lt_ray.pipeline.cluster import ActorResources, plan_local_actors
 from sam3lt_ray.pipeline.costs import Cost, OutputSize, Terms, cost_of
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.estimate_text import count_of, describe_estimate

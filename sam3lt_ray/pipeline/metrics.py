@@ -23,6 +23,7 @@ from sam3lt_ray.storage.ledger import parse_unit_path
 MAX_LABELS: Final = 100
 OTHER_LABELS: Final = "(other)"
 _BUSY_WINDOW_S: Final = 60.0
+_SEEN_WINDOW_S: Final = 600.0  # a device that has reported nothing for so long is gone
 
 
 class RunMetrics:
@@ -31,7 +32,7 @@ class RunMetrics:
     Args:
         run: The run's location, a tag of all metrics.
         label_names: Name by label id; beyond :data:`MAX_LABELS` they are counted as :data:`OTHER_LABELS`.
-        num_actors: How many devices there are to be busy.
+        num_actors: How many devices there are to be busy, at least.
         shards: Which are open.
     """
 
@@ -70,7 +71,7 @@ class RunMetrics:
             _increase(self._seconds, seconds, {"part": part})
         _increase(self._halvings, outcome.timings.memory_halvings)
         _increase(self._bytes_read, outcome.num_read_bytes)
-        share = self._busy.add(outcome.timings.busy_s)
+        share = self._busy.add(outcome.timings.busy_s, outcome.actor)
         self._busy_share.set(share)
         if outcome.failure is None:
             self._open_shards.add(outcome)
@@ -92,7 +93,7 @@ class BusyShare:
     """How much of the time devices work, over the last minute or so.
 
     Args:
-        num_devices: Devices that could work.
+        num_devices: Devices that could work, at least; a pool may grow.
         clock: Monotonic seconds.
     """
 
@@ -100,16 +101,20 @@ class BusyShare:
         self._num_devices = max(1, num_devices)
         self._clock = clock
         self._reports: deque[tuple[float, float]] = deque([(clock(), 0.0)])
+        self._last_seen: dict[str, float] = {}
 
-    def add(self, busy_s: float) -> float:
-        """What the devices have worked since the last report; gives the share, in [0, 1]."""
+    def add(self, busy_s: float, device: str) -> float:
+        """What a device has worked since its last report; gives the share of all of them, in [0, 1]."""
         now = self._clock()
         self._reports.append((now, busy_s))
+        self._last_seen[device] = now
         while len(self._reports) > 2 and self._reports[1][0] < now - _BUSY_WINDOW_S:
             self._reports.popleft()
         span_s = now - self._reports[0][0]
         worked_s = sum(seconds for _, seconds in list(self._reports)[1:])
-        return min(1.0, worked_s / (span_s * self._num_devices)) if span_s > 0 else 0.0
+        num_seen = sum(1 for seen in self._last_seen.values() if seen >= now - _SEEN_WINDOW_S)
+        num_devices = max(self._num_devices, num_seen)
+        return min(1.0, worked_s / (span_s * num_devices)) if span_s > 0 else 0.0
 
 
 class OpenShards:

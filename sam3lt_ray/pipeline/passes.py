@@ -6,6 +6,7 @@ file is still missing in the ledger, and the next pass takes it up.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, ObjectLostError, RayError, RaySystemError, RpcError
 from ray.util.annotations import RayDeprecationWarning
 
 from sam3lt_ray import errors
 from sam3lt_ray.errors import ConfigError, ImageError, RetryableRunError, RunError, Sam3ltError
+from sam3lt_ray.pipeline.actor_plan import COMMIT_CPUS, READ_CPUS, ActorResources
 from sam3lt_ray.pipeline.actors import CommitTask, LabelJob, SegmentActor, UnitOutcome, outcomes
-from sam3lt_ray.pipeline.cluster import COMMIT_CPUS, READ_CPUS, ActorResources
+from sam3lt_ray.pipeline.lost_hosts import hanging_up_on_lost_hosts
+from sam3lt_ray.pipeline.placement import placement_of_readers
 from sam3lt_ray.pipeline.source import UnitSource
 from sam3lt_ray.stages.commit import UnitCommitter
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
@@ -27,11 +31,18 @@ from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
 if TYPE_CHECKING:
     import pyarrow as pa
 
+logger = logging.getLogger(__name__)
+
 # What fails is left to the next pass, not retried in this one: without bounds Ray restarts an actor for ever that an
 # image kills, and every retry of a unit that kills its actor takes the units that wait for it along.
 _TASK_RETRIES: Final = 0
 _TASKS_IN_FLIGHT: Final = 2  # at work or waiting: what an actor's death takes with it
-_NO_PROGRESS_TIMEOUT_S: Final = 3600.0
+# Longer than any unit should take (256 images of a minute each): what stands still for so long is for the next pass.
+_NO_PROGRESS_TIMEOUT_S: Final = 4 * 3600.0
+_GROW_WHEN_TAKEN: Final = 0.9
+# Tasks that read at once, for each actor that labels. Without a bound they would take all CPUs of nodes that join.
+_READERS_PER_ACTOR: Final = 4
+_MIN_READERS: Final = 8
 _RAY_LOST: Final = (LocalRayletDiedError, NodeDiedError, ObjectLostError, RaySystemError, RpcError)
 
 
@@ -51,7 +62,13 @@ class Pass:
         """
         _configure(DataContext.get_current())
         source = UnitSource(self.reader, self.work)
-        dataset = ray.data.read_datasource(source, override_num_blocks=source.num_read_tasks(), num_cpus=READ_CPUS)
+        dataset = ray.data.read_datasource(
+            source,
+            override_num_blocks=source.num_read_tasks(),
+            num_cpus=READ_CPUS,
+            concurrency=max(_MIN_READERS, _READERS_PER_ACTOR * self.resources.num_actors),
+            ray_remote_args=placement_of_readers(ray.nodes(), self.resources.device),
+        )
         labeled = self._label(dataset)
         commit: Any = CommitTask(UnitCommitter(self.job.store)).__call__  # Ray's type for batches knows no Arrow alone
         committed = labeled.map_batches(
@@ -62,8 +79,11 @@ class Pass:
         )
         tables = committed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         try:
-            for table in cast("Iterator[pa.Table]", iter(tables)):
-                yield from outcomes(table)
+            with hanging_up_on_lost_hosts():
+                for table in cast("Iterator[pa.Table]", iter(tables)):
+                    yield from outcomes(table)
+        except ExecutionTimeoutError as error:
+            logger.warning("The pass is ended, because nothing happened any more: %s", error)
         except RayError as error:
             raise _explain(error) from None
 
@@ -77,7 +97,8 @@ class Pass:
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(
-                    size=self.resources.num_actors,
+                    min_size=self.resources.num_actors,
+                    max_size=self.resources.max_actors or self.resources.num_actors,
                     max_tasks_in_flight_per_actor=_TASKS_IN_FLIGHT,
                     # On a GPU the next unit's images are decoded and its first ones computed while the last ones of
                     # this unit are written down. A unit that is labeled carefully is labeled alone.
@@ -117,5 +138,8 @@ def _configure(context: DataContext) -> None:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = _NO_PROGRESS_TIMEOUT_S
+    # A pool grows, where it may, when this share of its places is taken. Ray's own threshold of 1.75 is out of reach
+    # for actors that get one unit beyond the one at work, or work on both.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = _GROW_WHEN_TAKEN
     # Fewer units than actors are nobody's mistake. Said in a thread of Ray Data's own, so it cannot be caught here.
     warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)

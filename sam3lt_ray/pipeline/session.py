@@ -17,14 +17,15 @@ from sam3lt_ray.errors import (
     UsageError,
 )
 from sam3lt_ray.logs import LogFormat
+from sam3lt_ray.pipeline.actor_plan import ActorResources, plan_actors
 from sam3lt_ray.pipeline.actors import LabelJob
 from sam3lt_ray.pipeline.bookkeeping import Bookkeeping
-from sam3lt_ray.pipeline.cluster import ActorResources, plan_actors, ray_session
 from sam3lt_ray.pipeline.engine_factory import EngineFactory
 from sam3lt_ray.pipeline.error_budget import ErrorBudget
 from sam3lt_ray.pipeline.pass_marker import marked_pass
 from sam3lt_ray.pipeline.passes import Pass
 from sam3lt_ray.pipeline.prepare import PreparedRun
+from sam3lt_ray.pipeline.ray_session import ray_session
 from sam3lt_ray.pipeline.signals import StopRequest
 from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, summarize
 from sam3lt_ray.pipeline.worklist import (
@@ -198,12 +199,13 @@ class RunSession:
         passes = 0
         while work.shards:
             passes += 1
-            self._books.tally.passes += 1
             careful = passes > 1 and passes >= max_passes
             if passes > 1:
                 self._resources = self._plan_again()
                 how = "image by image" if careful else "again"
                 self._listener.message(f"Pass {passes}: {_count(work.shards)} incomplete; trying {how}.")
+            assert self._resources is not None
+            self._books.tally.begin_pass(self._resources.num_actors)
             before = self._books.tally.units, read_notes(store, layer)
             if not self._sweep(work, careful=careful):
                 return None
@@ -300,7 +302,6 @@ class RunSession:
             coverage=coverage,
             totals=self._books.totals,
             label_names={label.id: label.name for label in self._prepared.vocabulary.labels},
-            num_actors=self._resources.num_actors if self._resources else 0,
             device=self._resources.device if self._resources else "none",
             shards=tally_shards(self._prepared, self._books.tally.shards_open_before, coverage),
             max_error_fraction=self._prepared.config.errors.max_error_fraction,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
@@ -74,10 +76,11 @@ class _ReadShards:
 
     def __call__(self) -> Iterator[pa.Table]:
         name_run_in_logs(without_credentials(self._reader.store.uri))
+        here = ray.util.get_node_ip_address()
         for work in self._work:
             try:
                 for unit in self._reader(work):
-                    yield unit_to_table(unit)
+                    yield unit_to_table(replace(unit, read_on=here))
             except Sam3ltError as error:
                 with log_fields(shard=work.shard.name):
                     logger.warning("shard %r: %s", work.shard.name, printable(without_credentials(str(error))))

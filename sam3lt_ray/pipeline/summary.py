@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
 
@@ -50,6 +50,14 @@ def package_versions() -> dict[str, str]:
 
 
 @dataclass(slots=True)
+class NodeTally:
+    """What one node of the cluster did for units that were committed."""
+
+    units_read: int = 0
+    units_labeled: int = 0
+
+
+@dataclass(slots=True)
 class SessionTally:
     """Numbers of one start of a run, collected as units are committed."""
 
@@ -63,6 +71,9 @@ class SessionTally:
     wait_s: float = 0.0
     memory_halvings: int = 0
     seconds: dict[Part, float] = field(default_factory=dict)
+    nodes: dict[str, NodeTally] = field(default_factory=dict)
+    actors: set[str] = field(default_factory=set)
+    most_actors: int = 0
     passes: int = 0
     first_unit_started_at: float | None = None
     last_unit_at: float | None = None
@@ -77,6 +88,10 @@ class SessionTally:
         self.busy_s += outcome.timings.busy_s
         self.wait_s += outcome.timings.wait_s
         self.memory_halvings += outcome.timings.memory_halvings
+        self.nodes.setdefault(outcome.read_on, NodeTally()).units_read += 1
+        self.nodes.setdefault(outcome.labeled_on, NodeTally()).units_labeled += 1
+        self.actors.add(outcome.actor)
+        self.most_actors = max(self.most_actors, len(self.actors))
         for part, seconds in outcome.timings.part_seconds.items():
             self.seconds[part] = self.seconds.get(part, 0.0) + seconds
         if not outcome.created:
@@ -84,6 +99,16 @@ class SessionTally:
             return
         self.counts = self.counts + outcome.counts
         self.bytes_written += outcome.num_bytes
+
+    def begin_pass(self, num_actors: int) -> None:
+        """The next pass has actors of its own.
+
+        Args:
+            num_actors: How many it begins with; more may join.
+        """
+        self.passes += 1
+        self.actors.clear()
+        self.most_actors = max(self.most_actors, num_actors)
 
     def labeling_s(self) -> float:
         """Seconds from the first unit's start to the last unit's commit; start-up is not in it."""
@@ -152,7 +177,6 @@ def summarize(
     coverage: Coverage,
     totals: RunTotals,
     label_names: Mapping[int, str],
-    num_actors: int,
     device: str,
     shards: ShardTally,
     max_error_fraction: float | None,
@@ -167,11 +191,11 @@ def summarize(
         coverage: What is committed of the run.
         totals: What is known of it without reading; what had to be read is kept there.
         label_names: Name by label id.
-        num_actors: Size of the actor pool.
         device: "cuda" or "cpu".
         shards: What became of the shards.
         max_error_fraction: Share of error rows, of the run so far, above which "done" becomes "over_error_budget".
     """
+    device_s = tally.labeling_s() * max(1, tally.most_actors)
     labeling_s = tally.labeling_s()
     total = joined_counts(RunReader(store), coverage, totals, max_reads=_MAX_FOOTER_READS)
     totals.save()
@@ -201,11 +225,12 @@ def summarize(
             "labeling_s": round(labeling_s, 3),
             "images_per_s": round(tally.counts.images / labeling_s, 3) if labeling_s else None,
             "device": device,
-            "actors": num_actors,
-            "device_busy_share": round(tally.busy_s / (labeling_s * num_actors), 4) if labeling_s else None,
+            "actors": tally.most_actors,
+            "device_busy_share": round(tally.busy_s / device_s, 4) if device_s else None,
             "memory_halvings": tally.memory_halvings,
             "seconds_by_part": {part: round(seconds, 3) for part, seconds in tally.seconds.items()},
-            "waiting_for_images_share": round(tally.wait_s / (labeling_s * num_actors), 4) if labeling_s else None,
+            "waiting_for_images_share": round(tally.wait_s / device_s, 4) if device_s else None,
+            "nodes": {address: asdict(node) for address, node in sorted(tally.nodes.items())},
         },
         "versions": package_versions(),
     }

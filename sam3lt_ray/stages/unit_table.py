@@ -30,6 +30,7 @@ _FIELDS: Final[list[pa.Field[Any]]] = [
     pa.field("resume_offset", pa.int64()),
     pa.field("shard_error", pa.string()),
     pa.field("read_s", pa.float64()),
+    pa.field("read_on", pa.string()),
     pa.field("path", pa.string()),
     pa.field("images", pa.large_list(_IMAGE_TYPE)),
 ]
@@ -58,6 +59,7 @@ def unit_to_table(unit: Unit) -> pa.Table:
         "resume_offset": unit.resume_offset,
         "shard_error": unit.shard_error,
         "read_s": unit.read_s,
+        "read_on": unit.read_on,
         "path": unit.path,
         "images": images,
     }
@@ -81,5 +83,6 @@ def _unit(row: dict[str, object]) -> Unit:
         resume_offset=row["resume_offset"],  # type: ignore[arg-type]
         shard_error=row["shard_error"],  # type: ignore[arg-type]
         read_s=row["read_s"],  # type: ignore[arg-type]
+        read_on=row["read_on"],  # type: ignore[arg-type]
         path=row["path"],  # type: ignore[arg-type]
     )

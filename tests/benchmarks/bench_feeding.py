@@ -148,7 +148,8 @@ def run_pipeline(folder: Path, num_prompts: int, checkpoint: str) -> dict[str, f
 def find_resources() -> Any:
     """What an actor would get on this machine."""
     from sam3lt_ray.config.schema import ComputeSettings
-    from sam3lt_ray.pipeline.cluster import plan_actors, ray_session
+    from sam3lt_ray.pipeline.actor_plan import plan_actors
+    from sam3lt_ray.pipeline.ray_session import ray_session
 
     with ray_session(ComputeSettings()):
         return plan_actors(ComputeSettings(), weight_bytes=1 << 30)

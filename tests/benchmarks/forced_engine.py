@@ -16,7 +16,7 @@ from sam3lt_ray.engine.segmenter import Segmenter
 from sam3lt_ray.pipeline.engine_factory import segmenter_factory
 
 if TYPE_CHECKING:
-    from sam3lt_ray.pipeline.cluster import ActorResources
+    from sam3lt_ray.pipeline.actor_plan import ActorResources
     from sam3lt_ray.stages.label import Engine
 
 

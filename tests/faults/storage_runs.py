@@ -16,7 +16,7 @@ import pytest
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.engine.checkpoint import Checkpoint
 from sam3lt_ray.errors import EXIT_RETRY, Sam3ltError
-from sam3lt_ray.pipeline.cluster import ActorResources
+from sam3lt_ray.pipeline.actor_plan import ActorResources
 from sam3lt_ray.pipeline.run import label_run
 from sam3lt_ray.pipeline.summary import RunSummary
 from sam3lt_ray.progress import SilentProgress

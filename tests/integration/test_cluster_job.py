@@ -34,7 +34,9 @@ def cluster() -> Iterator[JobCluster]:
     # Not pytest's folder: the names of Ray's sockets would be too long.
     with (
         tempfile.TemporaryDirectory(prefix="jobs-") as folder,
-        running_job_cluster(Path(folder), worker_cpus=(2, 2), environment=credential_environment()) as found,
+        running_job_cluster(
+            Path(folder), worker_cpus=(2, 2), strangers=1, environment=credential_environment()
+        ) as found,
     ):
         yield found
 

@@ -19,7 +19,7 @@ from sam3lt_ray.progress import SilentProgress
 from tests.standin import StandInEngine, plain_image, write_tar
 
 if TYPE_CHECKING:
-    from sam3lt_ray.pipeline.cluster import ActorResources
+    from sam3lt_ray.pipeline.actor_plan import ActorResources
 
 IMAGES, UNIT = 24, 4
 ROOT = Path(__file__).parents[2]

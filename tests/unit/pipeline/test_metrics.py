@@ -16,7 +16,7 @@ from sam3lt_ray.storage.ledger import unit_path
 def _outcome(shard: str, first: int, count: int, *, is_last: bool = False, layer: str = "000") -> UnitOutcome:
     path = unit_path(layer, shard, UnitRange(first, count, is_last))
     timings = LabelTimings({"prompts": 1.0}, 0.0, 2.0)
-    return UnitOutcome(shard, path, True, None, False, UnitCounts(), 1, timings, 1)
+    return UnitOutcome(shard, path, True, None, False, UnitCounts(), 1, timings, 1, "actor", "10.0.0.1", "10.0.0.2")
 
 
 def test_a_shard_is_final_when_its_last_gap_is_closed_in_whatever_order() -> None:
@@ -53,10 +53,23 @@ def test_the_share_is_of_the_last_minute_and_of_all_devices() -> None:
     now = [100.0]
     busy = BusyShare(2, lambda: now[0])
     now[0] = 110.0
-    assert busy.add(20.0) == pytest.approx(1.0)
+    assert busy.add(20.0, "a") == pytest.approx(1.0)
     now[0] = 120.0
-    assert busy.add(0.0) == pytest.approx(0.5)
+    assert busy.add(0.0, "b") == pytest.approx(0.5)
     for _ in range(12):
         now[0] += 10.0
-        share = busy.add(5.0)
+        share = busy.add(5.0, "a")
     assert share == pytest.approx(0.25)
+
+
+def test_devices_that_join_count_and_those_that_are_gone_do_not() -> None:
+    now = [0.0]
+    busy = BusyShare(1, lambda: now[0])
+    for device in "abc":
+        now[0] += 10.0
+        share = busy.add(10.0, device)
+    assert share == pytest.approx(1 / 3)
+    for _ in range(80):
+        now[0] += 10.0
+        share = busy.add(10.0, "c")
+    assert share == pytest.approx(1.0)

@@ -8,7 +8,7 @@ import ray
 from sam3lt_ray.config.schema import ComputeSettings
 from sam3lt_ray.engine.checkpoint import resolve_checkpoint
 from sam3lt_ray.errors import UsageError
-from sam3lt_ray.pipeline.cluster import (
+from sam3lt_ray.pipeline.actor_plan import (
     COMMIT_CPUS,
     MEMORY_PER_SMALL_ACTOR_BYTES,
     READ_CPUS,
@@ -171,6 +171,64 @@ def test_a_cluster_that_has_all_its_gpus_is_planned_as_it_is(monkeypatch: pytest
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}}])
     settings = ComputeSettings(device="cuda", actors=2)
     assert plan_actors(settings, LARGE, may_grow=True) == plan_actors(settings, LARGE)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "expected"),
+    [
+        # Actors to begin with, how far they grow, CPUs each.
+        ([{"CPU": 16, "GPU": 1}] * 2, {}, (2, 100_000, 4.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {"max_actors": 5}, (2, 5, 4.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {"max_actors": 2}, (2, None, 15.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {"max_actors": 1}, (1, None, 15.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {"actors": 2}, (2, None, 15.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {"actors": 2, "max_actors": 3}, (2, 3, 4.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {"cpus_per_actor": 9.0}, (2, 100_000, 9.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {"gpus_per_actor": 0.5}, (4, 100_000, 4.0)),
+        ([{"CPU": 1}], {}, (1, 100_000, 0.4)),
+        ([{"CPU": 2}], {}, (1, 100_000, 1.4)),
+        ([{"CPU": 16}], {}, (3, 100_000, 15.4 / 3)),
+    ],
+)
+def test_a_pool_grows_where_nodes_may_join(
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: list[Node],
+    settings: dict[str, object],
+    expected: tuple[int, int | None, float],
+) -> None:
+    listed = [{"Alive": True, "Resources": {"memory": MUCH_MEMORY, **node}} for node in nodes]
+    monkeypatch.setattr(ray, "nodes", lambda: listed)
+    asked = ComputeSettings.model_validate(settings)
+    plan = plan_actors(asked, LARGE, may_grow=True)
+    assert (plan.num_actors, plan.max_actors) == expected[:2]
+    assert plan.num_cpus == pytest.approx(expected[2])
+    assert plan_actors(asked, LARGE).max_actors is None  # a Ray of this machine alone stays as it is
+
+
+def test_a_node_that_joins_is_not_filled_to_the_brim(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0, "memory": MUCH_MEMORY}}])
+    plan = plan_actors(ComputeSettings(), SMALL, may_grow=True)
+    as_many_as_fit = (2 + 1e-6) // plan.num_cpus
+    assert (plan.num_actors, as_many_as_fit) == (2, 2)
+    assert 2 - as_many_as_fit * plan.num_cpus >= READ_CPUS + COMMIT_CPUS - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("cpus", "settings"),
+    [
+        (2, {"actors": 2, "cpus_per_actor": 1.0}),  # nothing is left to read with
+        (4, {"cpus_per_actor": 4.0}),
+        (4, {"actors": 1, "cpus_per_actor": 5.0}),  # fits nowhere
+    ],
+)
+def test_a_pool_that_could_never_work_is_refused(
+    monkeypatch: pytest.MonkeyPatch, cpus: float, settings: dict[str, object]
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": cpus, "memory": MUCH_MEMORY}}])
+    asked = ComputeSettings.model_validate(settings)
+    with pytest.raises(UsageError, match=r"compute\.cpus_per_actor"):
+        plan_actors(asked, LARGE)
+    plan_actors(asked, LARGE, may_grow=True)  # a larger node may come
 
 
 def test_a_cluster_that_has_yet_to_grow_counts_as_one_core(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,10 @@
-"""Joining or starting Ray, and how many actors with what resources it can carry."""
+"""How many actors with what resources a cluster can carry."""
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -15,11 +13,8 @@ import ray
 
 from sam3lt_ray.config.schema import ComputeSettings
 from sam3lt_ray.errors import UsageError
-from sam3lt_ray.logs import LogFormat
-from sam3lt_ray.pipeline.native_stderr import quiet_native_stderr
+from sam3lt_ray.pipeline.ray_session import LOCAL_OBJECT_STORE_BYTES
 
-# A Ray that we start ourselves holds the units in flight and nothing else.
-LOCAL_OBJECT_STORE_BYTES: Final = 1_000_000_000
 CPUS_PER_CPU_ACTOR: Final = 4.0
 # What the tasks that read and that commit reserve. Where actors leave less than one of each, a run stands still.
 READ_CPUS: Final = 0.5
@@ -27,6 +22,9 @@ COMMIT_CPUS: Final = 0.1
 _SHARE_OF_ONE_CPU: Final = 1.0 - READ_CPUS - COMMIT_CPUS
 # Of an actor whose node is still to come, unless compute.cpus_per_actor says more: it fits beside every GPU.
 _CPUS_OF_AN_AWAITED_ACTOR: Final = 1.0
+# Of a GPU actor in a cluster that may grow: what feeding a GPU takes at most (see BENCHMARKS.md, "Feeding a GPU").
+_CPUS_OF_A_GPU_ACTOR: Final = 4.0
+_AS_MANY_AS_THERE_IS_ROOM_FOR: Final = 100_000
 # The demo has 15 MB, published checkpoints have hundreds. The threads of a small model wait for each other whenever
 # something else takes a core for a moment; processes with one thread each do not.
 SMALL_CHECKPOINT_BYTES: Final = 100_000_000
@@ -40,12 +38,13 @@ class ActorResources:
     """What the pool of segment actors is made of.
 
     Attributes:
-        num_actors: Size of the pool.
+        num_actors: Size of the pool when a pass begins; actors that find no room yet are waited for.
         num_cpus: Logical CPUs each reserves.
         num_gpus: GPUs each reserves; 0 for CPU actors.
         device: "cuda" or "cpu".
         engine_threads: CPU threads the engine computes with.
         decode_threads: Threads that decode images ahead of the engine.
+        max_actors: How far the pool grows when nodes join; None: it does not.
     """
 
     num_actors: int
@@ -54,66 +53,12 @@ class ActorResources:
     device: str
     engine_threads: int
     decode_threads: int
+    max_actors: int | None = None
 
     @property
     def units_at_once(self) -> int:
         """Units that an actor labels side by side; on a GPU one begins while the one before is written down."""
         return 2 if self.device == "cuda" else 1
-
-
-@contextmanager
-def ray_session(settings: ComputeSettings, *, verbose: bool = False, log_format: LogFormat = "text") -> Iterator[bool]:
-    """Ray for the time of a run: the one this process has joined, a cluster that was named, or a local one.
-
-    A cluster is named by ``compute.ray_address`` or by RAY_ADDRESS, which ``ray job submit`` sets ("auto" finds the one
-    this machine belongs to). None is ever guessed: on a shared machine that would be somebody else's. A local Ray is
-    stopped at the end; one that was found is left running.
-
-    Args:
-        settings: Which cluster.
-        verbose: Let Ray's own lines through.
-        log_format: "json": workers log one JSON object per line, with run, shard, and Ray's ids of node and actor.
-
-    Yields:
-        Whether it is a cluster that was named, which may grow; a local Ray never does.
-
-    Raises:
-        UsageError: The named cluster does not answer.
-    """
-    if ray.is_initialized():
-        yield False
-        return
-    level = logging.INFO if verbose else logging.ERROR
-    # Ray Data reports every lost block with a traceback; what is missing is told at the end, with its reason.
-    logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.CRITICAL)
-    with nullcontext() if verbose else quiet_native_stderr():
-        address = settings.ray_address or os.environ.get("RAY_ADDRESS") or "local"
-        _connect(address, level, log_to_driver=verbose, log_format=log_format)
-        try:
-            yield address != "local"
-        finally:
-            ray.shutdown()
-
-
-def _connect(address: str, level: int, *, log_to_driver: bool, log_format: LogFormat) -> None:
-    logging_config = ray.LoggingConfig(encoding="JSON") if log_format == "json" else None
-    if address == "local":
-        ray.init(
-            address="local",
-            log_to_driver=log_to_driver,
-            logging_level=level,
-            logging_config=logging_config,
-            include_dashboard=False,
-            object_store_memory=LOCAL_OBJECT_STORE_BYTES,
-        )
-        return
-    try:
-        ray.init(address=address, log_to_driver=log_to_driver, logging_level=level, logging_config=logging_config)
-    except ConnectionError as error:
-        raise UsageError(
-            f"No Ray cluster answers at {address!r} ({error}). Check compute.ray_address or RAY_ADDRESS, or unset both "
-            "to run on this machine alone."
-        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +112,15 @@ def plan_actors(settings: ComputeSettings, weight_bytes: int, *, may_grow: bool 
         settings: What is explicit there stays as it is.
         weight_bytes: Size of the checkpoint's weight files; on CPUs a small model gets other actors than a large one.
         may_grow: The cluster may get more nodes. Then as many GPU actors as compute.actors says are asked for, whether
-            their GPUs are there or not; ``device: auto`` and ``actors: auto`` count what is there.
+            their GPUs are there or not; ``device: auto`` and ``actors: auto`` begin with what is there, and grow.
 
     Raises:
-        UsageError: The configuration asks for a device the cluster does not have.
+        UsageError: The configuration asks for a device the cluster does not have, or for actors that leave a cluster
+            which stays as it is no room to read.
     """
-    return _fit_actors(settings, weight_bytes, [node["Resources"] for node in ray.nodes() if node["Alive"]], may_grow)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    planned = _fit_actors(settings, weight_bytes, nodes, may_grow)
+    return _let_grow(planned, settings, nodes) if may_grow else planned
 
 
 def plan_local_actors(settings: ComputeSettings, weight_bytes: int, num_gpus: int) -> ActorResources:
@@ -219,8 +167,47 @@ def _fit_actors(
     else:
         planned = _cpu_actors(settings, all_nodes)
     if settings.cpus_per_actor != "auto":
+        if not may_grow:
+            _refuse_to_stand_still(planned, all_nodes)
         return planned
     return replace(planned, num_cpus=_share_that_leaves_room(planned.num_cpus, planned.num_actors, all_nodes.node_cpus))
+
+
+def _let_grow(
+    planned: ActorResources, settings: ComputeSettings, nodes: Sequence[Mapping[str, float]]
+) -> ActorResources:
+    """The same pool, for a cluster that nodes may join: what an actor reserves must fit there, too."""
+    beyond = settings.actors if settings.actors != "auto" else _AS_MANY_AS_THERE_IS_ROOM_FOR
+    most = beyond if settings.max_actors is None else settings.max_actors
+    begin = min(planned.num_actors, most)
+    num_cpus = planned.num_cpus
+    if settings.cpus_per_actor == "auto" and most > begin:
+        if planned.device == "cuda":
+            # Ray Data lets a pool grow by what it thinks is left for it, and that is never a whole node's CPUs.
+            num_cpus = min(num_cpus, _CPUS_OF_A_GPU_ACTOR)
+        else:
+            node_cpus = _Nodes.of(nodes).node_cpus
+            num_cpus = _share_of_one_node(num_cpus, begin, node_cpus[0]) if len(node_cpus) == 1 else num_cpus
+    return replace(planned, num_actors=begin, num_cpus=num_cpus, max_actors=most if most > begin else None)
+
+
+def _refuse_to_stand_still(planned: ActorResources, nodes: _Nodes) -> None:
+    """Ray would wait for ever for actors that fit nowhere, or for room to read beside those that hold everything."""
+    wanted = planned.num_actors * planned.num_cpus
+    if planned.num_cpus <= max(nodes.node_cpus) and nodes.cpus - wanted >= READ_CPUS + COMMIT_CPUS - 1e-9:
+        return
+    raise UsageError(
+        f"{planned.num_actors} actors with compute.cpus_per_actor {planned.num_cpus:g} each leave nothing of "
+        f"{nodes.cpus:g} CPUs (the largest node has {max(nodes.node_cpus):g}), but reading and committing need "
+        f"{READ_CPUS + COMMIT_CPUS:g}. Use a smaller compute.cpus_per_actor, fewer compute.actors, or leave both to "
+        "auto."
+    )
+
+
+def _share_of_one_node(share: float, num_actors: int, cpus: float) -> float:
+    """A share of which just these actors fit on a node like this one, beside reading and committing."""
+    fitting = (cpus - READ_CPUS - COMMIT_CPUS) / num_actors
+    return fitting if fitting * (num_actors + 1) > cpus else share
 
 
 def _share_that_leaves_room(share: float, num_actors: int, node_cpus: Sequence[float]) -> float:

@@ -1,0 +1,99 @@
+"""Hangs up on hosts that Ray has given up, so that nobody waits for their answers.
+
+A host that falls silent (a broken switch, a frozen machine) refuses nothing: whoever waits for its answer waits on. Ray
+marks its node dead after about a minute and restarts its actors, but what the driver has asked of ordinary tasks there
+stays open for as long as gRPC keeps the connection, which is minutes. Until then a pass stands still: its places for
+reading and committing are taken.
+
+So the driver closes its own connections to addresses at which no living node is left. Ray then sees what it sees when
+a node is killed, which it answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S: Final = 5.0
+_ESTABLISHED: Final = 1  # TCP_ESTABLISHED of Linux's netinet/tcp.h
+_OPEN_FILES: Final = Path("/proc/self/fd")
+
+
+@contextmanager
+def hanging_up_on_lost_hosts() -> Iterator[None]:
+    """For as long as this lasts, a thread looks for nodes that Ray calls dead. Ray must be there."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_watch, args=(stop,), name="sam3lt-lost-hosts", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _watch(stop: threading.Event) -> None:
+    while not stop.wait(_LOOK_EVERY_S):
+        # Whatever is wrong with Ray, the pass itself will say it.
+        with suppress(Exception):
+            for address in silent_addresses(ray.nodes()):
+                closed = hang_up_on(address)
+                if closed:
+                    logger.warning("Ray has lost the node at %s; %d connections to it were closed", address, closed)
+
+
+def silent_addresses(nodes: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Addresses of dead nodes at which no living one is.
+
+    Args:
+        nodes: As ``ray.nodes()`` tells them.
+    """
+    living = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+    return {node["NodeManagerAddress"] for node in nodes if not node["Alive"]} - living
+
+
+def hang_up_on(address: str) -> int:
+    """Close this process's TCP connections to an address, whoever in it holds them.
+
+    The holders keep their file descriptors: they see a connection that has ended.
+
+    Args:
+        address: An IP address.
+
+    Returns:
+        How many there were.
+    """
+    closed = 0
+    for entry in _OPEN_FILES.iterdir():
+        # Others open and close files meanwhile; one that is gone needs nothing.
+        with suppress(OSError):
+            closed += _hang_up(int(entry.name), address)
+    return closed
+
+
+def _hang_up(file_descriptor: int, address: str) -> bool:
+    if not stat.S_ISSOCK(os.fstat(file_descriptor).st_mode):
+        return False
+    with socket.socket(fileno=os.dup(file_descriptor)) as connection:
+        if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
+            return False
+        is_open = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED
+        if not is_open or _peer(connection) != address:
+            return False
+        connection.shutdown(socket.SHUT_RDWR)
+        return True
+
+
+def _peer(connection: socket.socket) -> str:
+    return str(connection.getpeername()[0]).removeprefix("::ffff:")  # IPv4 behind a socket for both
