@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.place import Place
+from tests.ray_cluster import process_title
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Host:
     def place(self) -> Place:
         """Where a command runs that is to run on it."""
         return Place(self.address, ("ip", "netns", "exec", self.namespace))
+
+    def titles(self) -> list[str]:
+        """Of its processes."""
+        found = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True, check=True)
+        return [process_title(int(pid)) for pid in found.stdout.split()]
 
     def cut_off(self) -> None:
         """Take its link down; nobody gets an answer from it, nor a refusal."""
@@ -70,8 +76,11 @@ def network_of_hosts(names: tuple[str, ...]) -> Iterator[list[Host]]:
         yield hosts
     finally:
         for host in hosts:
+            # A namespace lives as long as a process in it, and so does its end of the cable: both ends go here.
+            if Path("/sys/class/net", _outer_end(host)).exists():
+                _ip("link", "delete", _outer_end(host))
             if Path("/run/netns", host.namespace).exists():
-                _ip("netns", "delete", host.namespace)  # its end of the cable goes with it, and so does the other
+                _ip("netns", "delete", host.namespace)
         if Path("/sys/class/net", bridge).exists():
             _ip("link", "delete", bridge)
 

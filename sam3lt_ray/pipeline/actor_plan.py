@@ -20,10 +20,9 @@ CPUS_PER_CPU_ACTOR: Final = 4.0
 READ_CPUS: Final = 0.5
 COMMIT_CPUS: Final = 0.1
 _SHARE_OF_ONE_CPU: Final = 1.0 - READ_CPUS - COMMIT_CPUS
-# Of an actor whose node is still to come, unless compute.cpus_per_actor says more: it fits beside every GPU.
+# Of a GPU actor whose node may be still to come, unless compute.cpus_per_actor says more: it fits beside every GPU, and
+# into what Ray Data thinks is left for a pool that grows, which is never a whole node's CPUs.
 _CPUS_OF_AN_AWAITED_ACTOR: Final = 1.0
-# Of a GPU actor in a cluster that may grow: what feeding a GPU takes at most (see BENCHMARKS.md, "Feeding a GPU").
-_CPUS_OF_A_GPU_ACTOR: Final = 4.0
 _AS_MANY_AS_THERE_IS_ROOM_FOR: Final = 100_000
 # The demo has 15 MB, published checkpoints have hundreds. The threads of a small model wait for each other whenever
 # something else takes a core for a moment; processes with one thread each do not.
@@ -183,8 +182,7 @@ def _let_grow(
     num_cpus = planned.num_cpus
     if settings.cpus_per_actor == "auto" and most > begin:
         if planned.device == "cuda":
-            # Ray Data lets a pool grow by what it thinks is left for it, and that is never a whole node's CPUs.
-            num_cpus = min(num_cpus, _CPUS_OF_A_GPU_ACTOR)
+            num_cpus = min(num_cpus, _CPUS_OF_AN_AWAITED_ACTOR)
         else:
             node_cpus = _Nodes.of(nodes).node_cpus
             num_cpus = _share_of_one_node(num_cpus, begin, node_cpus[0]) if len(node_cpus) == 1 else num_cpus

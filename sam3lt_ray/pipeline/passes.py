@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import LocalRayletDiedError, NodeDiedError, ObjectLostError, RayError, RaySystemError, RpcError
 from ray.util.annotations import RayDeprecationWarning
@@ -40,9 +40,10 @@ _TASKS_IN_FLIGHT: Final = 2  # at work or waiting: what an actor's death takes w
 # Longer than any unit should take (256 images of a minute each): what stands still for so long is for the next pass.
 _NO_PROGRESS_TIMEOUT_S: Final = 4 * 3600.0
 _GROW_WHEN_TAKEN: Final = 0.9
-# Tasks that read at once, for each actor that labels. Without a bound they would take all CPUs of nodes that join.
-_READERS_PER_ACTOR: Final = 4
-_MIN_READERS: Final = 8
+# Tasks at once, for each actor that labels: what keeps it fed. Without a bound they would take all CPUs of nodes that
+# join, and leave none for actors there.
+_READERS_PER_ACTOR: Final = 2
+_COMMITTERS_PER_ACTOR: Final = 2
 _RAY_LOST: Final = (LocalRayletDiedError, NodeDiedError, ObjectLostError, RaySystemError, RpcError)
 
 
@@ -61,21 +62,18 @@ class Pass:
         Stopping the iteration early drops the units in flight and nothing else.
         """
         _configure(DataContext.get_current())
-        source = UnitSource(self.reader, self.work)
-        dataset = ray.data.read_datasource(
-            source,
-            override_num_blocks=source.num_read_tasks(),
-            num_cpus=READ_CPUS,
-            concurrency=max(_MIN_READERS, _READERS_PER_ACTOR * self.resources.num_actors),
-            ray_remote_args=placement_of_readers(ray.nodes(), self.resources.device),
-        )
-        labeled = self._label(dataset)
+        with warnings.catch_warnings():
+            # Ray 2.60 announces the end of free-form remote arguments but has no named ones for placement and for
+            # bounded retries yet.
+            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
+            labeled = self._label(self._read())
         commit: Any = CommitTask(UnitCommitter(self.job.store)).__call__  # Ray's type for batches knows no Arrow alone
         committed = labeled.map_batches(
             commit,
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=COMMIT_CPUS,
+            compute=TaskPoolStrategy(size=_COMMITTERS_PER_ACTOR * self.resources.num_actors),
         )
         tables = committed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         try:
@@ -87,29 +85,37 @@ class Pass:
         except RayError as error:
             raise _explain(error) from None
 
+    def _read(self) -> Dataset:
+        source = UnitSource(self.reader, self.work)
+        dataset: Dataset = ray.data.read_datasource(
+            source,
+            override_num_blocks=source.num_read_tasks(),
+            num_cpus=READ_CPUS,
+            concurrency=_READERS_PER_ACTOR * self.resources.num_actors,
+            ray_remote_args=placement_of_readers(ray.nodes(), self.resources.device),
+        )
+        return dataset
+
     def _label(self, dataset: Dataset) -> Dataset:
-        with warnings.catch_warnings():
-            # Ray 2.60 announces the end of free-form remote arguments but has no named ones for bounded retries yet.
-            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
-            return dataset.map_batches(
-                SegmentActor,
-                fn_constructor_args=(self.job,),
-                batch_size=1,
-                batch_format="pyarrow",
-                compute=ActorPoolStrategy(
-                    min_size=self.resources.num_actors,
-                    max_size=self.resources.max_actors or self.resources.num_actors,
-                    max_tasks_in_flight_per_actor=_TASKS_IN_FLIGHT,
-                    # On a GPU the next unit's images are decoded and its first ones computed while the last ones of
-                    # this unit are written down. A unit that is labeled carefully is labeled alone.
-                    enable_true_multi_threading=True,
-                    max_concurrent_calls_per_actor=1 if self.job.careful else self.resources.units_at_once,
-                ),
-                num_cpus=self.resources.num_cpus,
-                num_gpus=self.resources.num_gpus or None,
-                max_restarts=-1,
-                max_task_retries=_TASK_RETRIES,
-            )
+        return dataset.map_batches(
+            SegmentActor,
+            fn_constructor_args=(self.job,),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                min_size=self.resources.num_actors,
+                max_size=self.resources.max_actors or self.resources.num_actors,
+                max_tasks_in_flight_per_actor=_TASKS_IN_FLIGHT,
+                # On a GPU the next unit's images are decoded and its first ones computed while the last ones of this
+                # unit are written down. A unit that is labeled carefully is labeled alone.
+                enable_true_multi_threading=True,
+                max_concurrent_calls_per_actor=1 if self.job.careful else self.resources.units_at_once,
+            ),
+            num_cpus=self.resources.num_cpus,
+            num_gpus=self.resources.num_gpus or None,
+            max_restarts=-1,
+            max_task_retries=_TASK_RETRIES,
+        )
 
 
 def _explain(error: RayError) -> Sam3ltError:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.place import HERE, Place
 from tests.servers.process import ServerProcess, free_ports
 from tests.servers.s3_server import ACCESS_KEY_ID, SECRET_ACCESS_KEY, S3Server, credential_environment
 
@@ -45,12 +46,12 @@ def find_weed() -> str:
 
 
 @contextmanager
-def run_seaweed(folder: Path) -> Iterator[S3Server]:
-    """A SeaweedFS on free ports of 127.0.0.1 with its data in ``folder``.
+def run_seaweed(folder: Path, place: Place = HERE) -> Iterator[S3Server]:
+    """A SeaweedFS on free ports of a place, with its data in ``folder``.
 
     Identities: the tests' own (everything), a reader (Read, List) and anonymous (only the public bucket).
     """
-    process, server = _start(folder)
+    process, server = _start(folder, place)
     try:
         server.client.create_bucket(Bucket=PUBLIC_BUCKET)
         yield server
@@ -59,18 +60,18 @@ def run_seaweed(folder: Path) -> Iterator[S3Server]:
         process.stop()
 
 
-def _start(folder: Path) -> tuple[ServerProcess, S3Server]:
+def _start(folder: Path, place: Place) -> tuple[ServerProcess, S3Server]:
     # A port may be taken between choosing and binding it; another set then works.
     for attempt in range(3):
         try:
-            return _start_once(folder / f"attempt-{attempt}")
+            return _start_once(folder / f"attempt-{attempt}", place)
         except RuntimeError:
             if attempt == 2:
                 raise
     raise AssertionError("unreachable")
 
 
-def _start_once(folder: Path) -> tuple[ServerProcess, S3Server]:
+def _start_once(folder: Path, place: Place) -> tuple[ServerProcess, S3Server]:
     data = folder / "data"
     data.mkdir(parents=True)
     identities = folder / "identities.json"
@@ -80,12 +81,13 @@ def _start_once(folder: Path) -> tuple[ServerProcess, S3Server]:
     names = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3", "s3_grpc")
     port = dict(zip(names, free_ports(len(names)), strict=True))
     command = [
+        *place.launcher,
         find_weed(),
         "-logtostderr=true",
         "server",
         f"-dir={data}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
+        f"-ip={place.address}",
+        f"-ip.bind={place.address}",
         "-master.telemetry=false",
         f"-master.port={port['master']}",
         f"-master.port.grpc={port['master_grpc']}",
@@ -108,14 +110,15 @@ def _start_once(folder: Path) -> tuple[ServerProcess, S3Server]:
         f"-s3.config={identities}",
     ]
     process = ServerProcess(command, log=folder / "weed.log", cwd=folder, env=_environment(folder))
-    server = S3Server(f"http://127.0.0.1:{port['s3']}")
+    server = S3Server(f"http://{place.address}:{port['s3']}")
     process.wait_until(lambda: _answers(server.endpoint_url) and _stores(server))
     return process, server
 
 
 def _environment(folder: Path) -> dict[str, str]:
     # weed would turn AWS_* variables into an identity of its own; it needs none of ours.
-    return {"PATH": "/usr/bin:/bin", "HOME": str(folder), "NO_PROXY": credential_environment()["NO_PROXY"]}
+    no_proxy = credential_environment()["NO_PROXY"]
+    return {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(folder), "NO_PROXY": no_proxy}
 
 
 def _answers(endpoint_url: str) -> bool:

@@ -177,14 +177,14 @@ def test_a_cluster_that_has_all_its_gpus_is_planned_as_it_is(monkeypatch: pytest
     ("nodes", "settings", "expected"),
     [
         # Actors to begin with, how far they grow, CPUs each.
-        ([{"CPU": 16, "GPU": 1}] * 2, {}, (2, 100_000, 4.0)),
-        ([{"CPU": 16, "GPU": 1}] * 2, {"max_actors": 5}, (2, 5, 4.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {}, (2, 100_000, 1.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {"max_actors": 5}, (2, 5, 1.0)),
         ([{"CPU": 16, "GPU": 1}] * 2, {"max_actors": 2}, (2, None, 15.0)),
         ([{"CPU": 16, "GPU": 1}] * 2, {"max_actors": 1}, (1, None, 15.0)),
         ([{"CPU": 16, "GPU": 1}] * 2, {"actors": 2}, (2, None, 15.0)),
-        ([{"CPU": 16, "GPU": 1}] * 2, {"actors": 2, "max_actors": 3}, (2, 3, 4.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {"actors": 2, "max_actors": 3}, (2, 3, 1.0)),
         ([{"CPU": 16, "GPU": 1}] * 2, {"cpus_per_actor": 9.0}, (2, 100_000, 9.0)),
-        ([{"CPU": 16, "GPU": 1}] * 2, {"gpus_per_actor": 0.5}, (4, 100_000, 4.0)),
+        ([{"CPU": 16, "GPU": 1}] * 2, {"gpus_per_actor": 0.5}, (4, 100_000, 1.0)),
         ([{"CPU": 1}], {}, (1, 100_000, 0.4)),
         ([{"CPU": 2}], {}, (1, 100_000, 1.4)),
         ([{"CPU": 16}], {}, (3, 100_000, 15.4 / 3)),
