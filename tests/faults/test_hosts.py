@@ -98,9 +98,8 @@ def test_a_host_that_is_cut_off_and_one_that_joins(
     assert labeled.keys() == {stays.address, leaves.address, late.address}
     assert labeled[stays.address] > labeled[leaves.address]
     note = f"one start, done {took_s:.0f} s after the cut; Ray was told to give up after 12 s instead of a minute"
-    fault_row(
-        "host cut off for good (link down)", "one of three that label; another one had joined late", 1, twice, note
-    )
+    where = "one of three hosts that label, one of which had joined late"
+    fault_row("host cut off for good (link down)", where, 1, twice, note)
 
 
 def _write_config(local: Scenario, bucket: S3Bucket, path: Path) -> Path:
