@@ -119,7 +119,8 @@ class Lease:
         """Take the run, waiting at most one lease duration for a holder that may be dead.
 
         Args:
-            notify: Receives one sentence when there is something to wait for.
+            notify: Receives a sentence when there is something to wait for, and one when the holder before this one
+                never gave the run back.
 
         Raises:
             RetryableRunError: A living process holds the run.
@@ -133,6 +134,11 @@ class Lease:
             winner = self._latest()  # perhaps ourselves: the answer to our own request may have been lost
             if winner is None or winner[1].holder != self._record.holder:
                 raise _held_by(winner[1] if winner else self._record)
+        if current is not None and not current[1].released:
+            notify(
+                f"The start before this one ({current[1].describe()}) ended without a word, or is silent: it was killed, "
+                "ran out of memory, or its machine or Ray was lost. What it committed is kept."
+            )
         self._remove_old_terms()
         if self._renews_itself:
             self._renewer = threading.Thread(target=self._renew_forever, name="sam3lt-lease", daemon=True)
