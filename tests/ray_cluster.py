@@ -60,7 +60,7 @@ class RunningCluster:
 
 @contextmanager
 def running_cluster(num_cpus: int = 2, settings: Mapping[str, str] | None = None) -> Iterator[RunningCluster]:
-    """Start one with a single node; :attr:`RunningCluster.address` is for RAY_ADDRESS. ``settings``: RAY_... for it alone.
+    """Start one with a single node; :attr:`RunningCluster.address` is for RAY_ADDRESS, ``settings`` its own RAY_...
 
     A process of its own, because Ray's cluster helper leaves open files behind, and here warnings are errors.
     """

@@ -119,8 +119,7 @@ class Lease:
         """Take the run, waiting at most one lease duration for a holder that may be dead.
 
         Args:
-            notify: Receives a sentence when there is something to wait for, and one when the holder before this one
-                never gave the run back.
+            notify: Receives a sentence when there is something to wait for, and when a holder never gave the run back.
 
         Raises:
             RetryableRunError: A living process holds the run.
@@ -135,10 +134,8 @@ class Lease:
             if winner is None or winner[1].holder != self._record.holder:
                 raise _held_by(winner[1] if winner else self._record)
         if current is not None and not current[1].released:
-            notify(
-                f"The start before this one ({current[1].describe()}) ended without a word, or is silent: it was killed, "
-                "ran out of memory, or its machine or Ray was lost. What it committed is kept."
-            )
+            why = "it was killed, ran out of memory, or its machine is lost or silent. What it committed is kept"
+            notify(f"The run was not given back by {current[1].describe()}: {why}.")
         self._remove_old_terms()
         if self._renews_itself:
             self._renewer = threading.Thread(target=self._renew_forever, name="sam3lt-lease", daemon=True)
