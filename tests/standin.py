@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KILLER_RED = 250  # an image whose top left pixel is this red kills the process that labels it
 HANGER_RED = 240  # ... and one that is this red hangs it
-GLUTTON_RED = 220  # ... and one that is this red really fills memory, until somebody kills the process or 5 GB are full
+GLUTTON_RED = 220  # ... and one that is this red really fills memory, until somebody kills the process or 6 GB are full
 HOG_RED = 230  # ... and one that is this red asks for more memory than the process may have (RLIMIT_AS)
 
 
@@ -141,7 +141,7 @@ class PoisonedEngine(StandInEngine):
 def _fill_memory() -> None:
     """Bounded, so that the machine survives where nobody kills this process."""
     taken = []
-    for _ in range(50):
+    for _ in range(60):
         taken.append(np.ones(10**8, np.uint8))
         time.sleep(0.02)
     time.sleep(5.0)  # whoever watches does so now and then
