@@ -25,7 +25,7 @@ def test_of_two_starts_at_one_moment_one_works(
     trials = 10 if faults_long else 1
     twice = 0
     for trial in range(trials):
-        run = Scenario(tmp_path / f"{trial}", {"a.tar": numbered_images(80, 10 * part + trial)})
+        run = Scenario(tmp_path / f"{trial}", {"a.tar": numbered_images(48, 10 * part + trial)})
         # Slow enough that the first one is still at it when the other one looks.
         with (
             run.start(cluster.address, seconds_per_image=0.1) as one,
