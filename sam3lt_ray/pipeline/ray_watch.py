@@ -79,16 +79,20 @@ def watching(
     reachable = [endpoint for endpoint in endpoints if answers(endpoint)]
 
     def watch() -> None:
-        answered_s = dict.fromkeys(reachable, time.monotonic())
+        silent_since_s: dict[Endpoint, float] = {}
         while not over.wait(ask_every_s):
             for endpoint in reachable:
                 if answers(endpoint):
-                    answered_s[endpoint] = time.monotonic()
-                elif time.monotonic() - answered_s[endpoint] >= endpoint.patience_s:
-                    with ending:
-                        if not over.is_set():
-                            _end(give_up(f"{endpoint.name} at {endpoint.host}:{endpoint.port} is gone"), end_process)
-                    return
+                    silent_since_s.pop(endpoint, None)
+                    continue
+                # Counted from the first question without an answer: a driver that slept has asked none meanwhile.
+                since_s = silent_since_s.setdefault(endpoint, time.monotonic())
+                if time.monotonic() - since_s < endpoint.patience_s:
+                    continue
+                with ending:
+                    if not over.is_set():
+                        _end(give_up(f"{endpoint.name} at {endpoint.host}:{endpoint.port} is gone"), end_process)
+                return
 
     thread = threading.Thread(target=watch, name="sam3lt-ray-watch", daemon=True)
     thread.start()

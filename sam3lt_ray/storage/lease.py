@@ -22,9 +22,9 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from sam3lt_ray.errors import RetryableRunError, RunTakenOverError, Sam3ltError
 from sam3lt_ray.storage.store import RunStore
@@ -291,10 +291,8 @@ def _term_of(path: str) -> int | None:
 
 
 def _encode(record: LeaseRecord, *, renewed_at: float | None = None, released: bool = False) -> bytes:
-    value: dict[str, Any] = {name: getattr(record, name) for name in LeaseRecord.__slots__}
-    value["renewed_at"] = record.renewed_at if renewed_at is None else renewed_at
-    value["released"] = released
-    return json.dumps(value, sort_keys=True).encode()
+    now = {"released": released, "renewed_at": record.renewed_at if renewed_at is None else renewed_at}
+    return json.dumps(asdict(record) | now, sort_keys=True).encode()
 
 
 def _decode(data: bytes) -> LeaseRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 from sam3lt_ray.pipeline.ray_watch import Endpoint, watching
 
@@ -55,10 +56,25 @@ def test_what_stops_listening_ends_the_process_with_the_code_that_was_asked_for(
     assert ending.lost == [f"the gcs at 127.0.0.1:{port} is gone"]
 
 
-def test_silence_that_ends_in_time_is_forgiven() -> None:
-    ending, answers = Ending(), Answers(True, False, False, True)
-    with watching([_gcs(LONG_S)], ending.give_up, ending.end_process, answers, OFTEN_S):
-        assert answers.given.wait(LONG_S)
+def test_silence_that_ends_in_time_is_forgiven_and_forgotten() -> None:
+    ending, over = Ending(), threading.Event()
+    patience_s = 0.05
+    silences_s: list[float] = []
+
+    def answers(_: Endpoint) -> bool:
+        """Silent to one question, and to another one when the patience with the first would be over."""
+        now_s = time.monotonic()
+        if answers_given and (not silences_s or (len(silences_s) == 1 and now_s > silences_s[0] + 2 * patience_s)):
+            silences_s.append(now_s)
+            return False
+        answers_given.append(now_s)
+        if len(silences_s) == 2:
+            over.set()
+        return True
+
+    answers_given: list[float] = []
+    with watching([_gcs(patience_s)], ending.give_up, ending.end_process, answers, OFTEN_S):
+        assert over.wait(LONG_S)
     assert ending.codes == []
 
 
