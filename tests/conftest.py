@@ -34,7 +34,7 @@ _SERVERS = {"seaweed", "moto_process"}
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of tests/faults; pytest looks for options here only."""
     parser.addoption("--faults-long", action="store_true", help="many trials of each fault, and the long tests")
-    parser.addoption("--faults-json", metavar="FILE", help="write the table of faults there")
+    parser.addoption("--faults-json", metavar="FILE", help="put the table of faults there; what did not run now stays")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("--seconds-per-image", type=float, default=0.0)
     parser.add_argument("--labeled", help="file that grows by a byte for each image that is labeled")
+    parser.add_argument("--hold", help="folder in which a test asks for a process to be held (HoldPoint)")
     parser.add_argument("--poisoned", action="store_true", help="the engine dies, hangs or starves at certain images")
     parser.add_argument("--stop-at", choices=StopPoint.MOMENTS)
     parser.add_argument("--stop-folder", help="where the stopped process says that it has come there")
@@ -50,7 +51,7 @@ def main() -> int:
         run_module.Lease = partial(Lease, duration_s=options.lease_s)  # type: ignore[assignment,misc]
     config = Config.model_validate(json.loads(options.config.read_text()))
     load = load_poisoned if options.poisoned else load_standin
-    load_engine = partial(load, seconds_per_image=options.seconds_per_image, labeled=options.labeled)
+    load_engine = partial(load, seconds_per_image=options.seconds_per_image, labeled=options.labeled, hold=options.hold)
     try:
         summary = label_run(config, load_engine=load_engine, progress=LogProgress(sys.stdout))
     except Sam3ltError as error:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class RunningCluster:
         head = self._answer()
         self.address: str = head["address"]
         self.head_pids: list[int] = head["pids"]
+        self._logs = Path(head["session"]) / "logs"
 
     def add_node(self, num_cpus: int) -> list[int]:
         """Add a node; returns the pids of its raylet and what belongs to it."""
@@ -39,9 +40,14 @@ class RunningCluster:
         """Workers of this cluster whose process title contains something, such as the name of a task."""
         return [pid for pid in descendants(self._process.pid) if title in process_title(pid)]
 
-    def titles_below(self, pids: list[int]) -> list[str]:
-        """Titles of the workers of a node."""
-        return [process_title(below) for pid in pids for below in descendants(pid)]
+    def workers_of(self, node: list[int], title: str) -> list[int]:
+        """Those of them that are on one node."""
+        return [below for pid in node for below in descendants(pid) if title in process_title(below)]
+
+    def log_lines(self, text: str) -> list[str]:
+        """What its raylets wrote down that contains something."""
+        files = self._logs.glob("raylet*.out")
+        return [line for file in files for line in file.read_text(errors="replace").splitlines() if text in line]
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -53,12 +59,12 @@ class RunningCluster:
 
 
 @contextmanager
-def running_cluster(num_cpus: int = 2) -> Iterator[RunningCluster]:
-    """Start one with a single node; :attr:`RunningCluster.address` is for RAY_ADDRESS.
+def running_cluster(num_cpus: int = 2, settings: Mapping[str, str] | None = None) -> Iterator[RunningCluster]:
+    """Start one with a single node; :attr:`RunningCluster.address` is for RAY_ADDRESS, ``settings`` its own RAY_...
 
     A process of its own, because Ray's cluster helper leaves open files behind, and here warnings are errors.
     """
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), **(settings or {})}
     command = [sys.executable, "-m", "tests.ray_cluster", str(num_cpus)]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -121,7 +127,8 @@ def main() -> None:
     head = {**limits, "num_cpus": int(sys.argv[1]), "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        _tell(address=cluster.address, pids=_pids(cluster.head_node))
+        session = cluster.head_node.get_session_dir_path()
+        _tell(address=cluster.address, pids=_pids(cluster.head_node), session=session)
         for line in sys.stdin:
             _tell(pids=_pids(cluster.add_node(num_cpus=int(line), **limits)))
     finally:

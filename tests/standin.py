@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KILLER_RED = 250  # an image whose top left pixel is this red kills the process that labels it
 HANGER_RED = 240  # ... and one that is this red hangs it
+GLUTTON_RED = 220  # ... and one that is this red really fills memory, until somebody kills the process or 6 GB are full
 HOG_RED = 230  # ... and one that is this red asks for more memory than the process may have (RLIMIT_AS)
 
 
@@ -34,10 +35,13 @@ class StandInEngine:
     image_size = 64
     images_per_batch = 4
 
-    def __init__(self, num_prompts: int, seconds_per_image: float = 0.0, labeled: str | None = None) -> None:
+    def __init__(
+        self, num_prompts: int, seconds_per_image: float = 0.0, labeled: str | None = None, hold: str | None = None
+    ) -> None:
         self.num_prompts = num_prompts
         self.seconds_per_image = seconds_per_image
         self.labeled = labeled  # this file grows by a byte for each image
+        self.hold = None if hold is None else HoldPoint(Path(hold))
         self.part_seconds: dict[EnginePart, float] = {"vision": 0.0, "prompts": 0.0, "masks": 0.0, "runs": 0.0}
         self._lock = threading.Lock()
 
@@ -47,6 +51,8 @@ class StandInEngine:
         self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]
     ) -> list[ImageDetections]:
         start = time.perf_counter()
+        if self.hold is not None:
+            self.hold.reach()
         found = [self._one(image, size) for image, size in zip(pixels, sizes_hw, strict=True)]
         time.sleep(self.seconds_per_image * len(pixels))
         if self.labeled is not None:
@@ -73,6 +79,35 @@ class StandInEngine:
         return ImageDetections(presence, np.zeros(self.num_prompts, bool), detections)
 
 
+class HoldPoint:
+    """Where a process that labels can be held, with a unit in its hands.
+
+    Args:
+        folder: A file named by the process's number asks for it; the process answers with a second one.
+    """
+
+    _LONGEST_S = 120.0
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def ask(self, pid: int) -> None:
+        """Hold a process as soon as it has images to label."""
+        self._folder.mkdir(exist_ok=True)
+        (self._folder / f"{pid}").touch()
+
+    def is_held(self, pid: int) -> bool:
+        """Whether it has come there; it stays until it is killed."""
+        return (self._folder / f"{pid}.held").exists()
+
+    def reach(self) -> None:
+        """Called with images in hand."""
+        if not (self._folder / f"{os.getpid()}").exists():
+            return
+        (self._folder / f"{os.getpid()}.held").touch()
+        time.sleep(self._LONGEST_S)
+
+
 def load_standin(
     checkpoint: Checkpoint,
     prompts: Sequence[str],
@@ -81,9 +116,10 @@ def load_standin(
     *,
     seconds_per_image: float = 0.0,
     labeled: str | None = None,
+    hold: str | None = None,
 ) -> StandInEngine:
     """An engine factory for ``label_run``."""
-    return StandInEngine(len(prompts), seconds_per_image, labeled)
+    return StandInEngine(len(prompts), seconds_per_image, labeled, hold)
 
 
 class PoisonedEngine(StandInEngine):
@@ -97,7 +133,18 @@ class PoisonedEngine(StandInEngine):
             time.sleep(3600)
         if abs(red - HOG_RED) <= 2:
             _ask_for_too_much()
+        if abs(red - GLUTTON_RED) <= 2:
+            _fill_memory()
         return super()._one(image, size_hw)
+
+
+def _fill_memory() -> None:
+    """Bounded, so that the machine survives where nobody kills this process."""
+    taken = []
+    for _ in range(60):
+        taken.append(np.ones(10**8, np.uint8))
+        time.sleep(0.02)
+    time.sleep(5.0)  # whoever watches does so now and then
 
 
 def _ask_for_too_much() -> None:
@@ -121,9 +168,10 @@ def load_poisoned(
     *,
     seconds_per_image: float = 0.0,
     labeled: str | None = None,
+    hold: str | None = None,
 ) -> PoisonedEngine:
     """An engine factory whose engine has trouble with poisoned images."""
-    return PoisonedEngine(len(prompts), seconds_per_image, labeled)
+    return PoisonedEngine(len(prompts), seconds_per_image, labeled, hold)
 
 
 def plain_image(color: tuple[int, int, int], size_wh: tuple[int, int] = (40, 30)) -> bytes:

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TextIO
 
 
@@ -29,10 +28,9 @@ def quiet_native_stderr() -> Iterator[None]:
         return
     original.flush()
     terminal = os.dup(2)
-    log, path = tempfile.mkstemp(prefix="sam3lt-ray-", suffix=".log")
     with os.fdopen(terminal, "w", buffering=1, closefd=False) as replacement:
-        os.dup2(log, 2)
-        os.close(log)
+        with tempfile.TemporaryFile() as log:  # without a name: nothing is left of it, however this process ends
+            os.dup2(log.fileno(), 2)
         sys.stderr = replacement
         try:
             yield
@@ -40,4 +38,3 @@ def quiet_native_stderr() -> Iterator[None]:
             sys.stderr = original
             os.dup2(terminal, 2)
     os.close(terminal)
-    Path(path).unlink()

@@ -127,11 +127,16 @@ def _explain(error: RayError) -> Sam3ltError:
     lines = [line for line in str(error).splitlines() if line.strip()]
     said = lines[-1].strip() if lines else type(error).__name__
     if isinstance(error, _RAY_LOST):
-        return RetryableRunError(
-            f"Ray was lost while the run went on ({said}). What was committed is kept; the same command continues the "
-            "run as soon as there is a Ray again."
-        )
+        return RetryableRunError(ray_was_lost(said))
     return RunError(f"Ray gave up: {said}")
+
+
+def ray_was_lost(how: str) -> str:
+    """What a person is told."""
+    return (
+        f"Ray was lost while the run went on ({how}). What was committed is kept; the same command continues the run "
+        "as soon as there is a Ray again."
+    )
 
 
 def _configure(context: DataContext) -> None:

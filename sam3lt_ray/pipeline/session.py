@@ -23,9 +23,10 @@ from sam3lt_ray.pipeline.bookkeeping import Bookkeeping
 from sam3lt_ray.pipeline.engine_factory import EngineFactory
 from sam3lt_ray.pipeline.error_budget import ErrorBudget
 from sam3lt_ray.pipeline.pass_marker import marked_pass
-from sam3lt_ray.pipeline.passes import Pass
+from sam3lt_ray.pipeline.passes import Pass, ray_was_lost
 from sam3lt_ray.pipeline.prepare import PreparedRun
 from sam3lt_ray.pipeline.ray_session import ray_session
+from sam3lt_ray.pipeline.ray_watch import watching_ray
 from sam3lt_ray.pipeline.signals import StopRequest
 from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, summarize
 from sam3lt_ray.pipeline.worklist import (
@@ -154,7 +155,7 @@ class RunSession:
             # Signals once more: joining Ray puts a handler of its own in place, which exits with the signal's number.
             compute = self._prepared.config.compute
             session = ray_session(compute, verbose=self._options.verbose, log_format=self._options.log_format)
-            with session as self._may_grow, self._stop.listening():
+            with session as self._may_grow, self._stop.listening(), watching_ray(self._give_up):
                 self._resources = self._plan_actors()
                 fix_precision(self._prepared.store, self._precision(self._resources))
                 self._books.begin(work, self._resources.num_actors)
@@ -191,6 +192,15 @@ class RunSession:
                 # What could be used when the run began is no wrong request, whatever keeps it from being used now.
                 raise StorageError(error.message) from None
             raise
+
+    def _give_up(self, lost: str) -> int:
+        """Ray is gone, and nothing will ever come back to who waits for it. Called in a thread of its own."""
+        message = ray_was_lost(lost)
+        self._listener.message(message)
+        with suppress(Exception):
+            self._finish("interrupted", message)
+        self._lease.release()
+        return EXIT_RETRY
 
     def _sweep_until_complete(self, work: LayerWork) -> LayerWork | None:
         """Passes over one layer; what is left of it in the end, or None when it was ended early."""

@@ -50,7 +50,7 @@ class CarefulLabeler:
                     ImageError(
                         "worker_died",
                         f"The process that labeled this image ended or hung {deaths[image.index]} times while it "
-                        "worked on it alone; the image is left out.",
+                        "worked on it alone (a crash, or killed for want of memory); the image is left out.",
                     )
                 )
                 continue

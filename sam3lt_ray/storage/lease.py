@@ -22,9 +22,9 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from sam3lt_ray.errors import RetryableRunError, RunTakenOverError, Sam3ltError
 from sam3lt_ray.storage.store import RunStore
@@ -119,7 +119,7 @@ class Lease:
         """Take the run, waiting at most one lease duration for a holder that may be dead.
 
         Args:
-            notify: Receives one sentence when there is something to wait for.
+            notify: Receives a sentence when there is something to wait for, and when a holder never gave the run back.
 
         Raises:
             RetryableRunError: A living process holds the run.
@@ -133,6 +133,9 @@ class Lease:
             winner = self._latest()  # perhaps ourselves: the answer to our own request may have been lost
             if winner is None or winner[1].holder != self._record.holder:
                 raise _held_by(winner[1] if winner else self._record)
+        if current is not None and not current[1].released:
+            why = "it was killed, ran out of memory, or its machine is lost or silent. What it committed is kept"
+            notify(f"The run was not given back by {current[1].describe()}: {why}.")
         self._remove_old_terms()
         if self._renews_itself:
             self._renewer = threading.Thread(target=self._renew_forever, name="sam3lt-lease", daemon=True)
@@ -288,10 +291,8 @@ def _term_of(path: str) -> int | None:
 
 
 def _encode(record: LeaseRecord, *, renewed_at: float | None = None, released: bool = False) -> bytes:
-    value: dict[str, Any] = {name: getattr(record, name) for name in LeaseRecord.__slots__}
-    value["renewed_at"] = record.renewed_at if renewed_at is None else renewed_at
-    value["released"] = released
-    return json.dumps(value, sort_keys=True).encode()
+    now = {"released": released, "renewed_at": record.renewed_at if renewed_at is None else renewed_at}
+    return json.dumps(asdict(record) | now, sort_keys=True).encode()
 
 
 def _decode(data: bytes) -> LeaseRecord:

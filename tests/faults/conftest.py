@@ -6,54 +6,38 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.faults.storage_runs import reference  # noqa: F401  (a fixture, found by its name in this module)
+from tests.faults.table import FaultRow, format_table, merge_into
 from tests.ray_cluster import RunningCluster, running_cluster
 
 HERE = Path(__file__).parent
 
-
-@dataclass
-class FaultRow:
-    """One line of the table.
-
-    Attributes:
-        fault: What was inflicted.
-        where: On which process, request or file, at which moment.
-        trials: How often.
-        images_twice: Images that were labeled more than once because of it, in all trials together: the cost.
-        equal: The rows came out equal to those of the reference: the test that says so passed.
-        seconds: What the trials took.
-        note: Anything else worth knowing.
-        test: Node id of the test.
-    """
-
-    fault: str
-    where: str
-    trials: int
-    images_twice: int
-    equal: bool
-    seconds: float
-    note: str
-    test: str
-
-
 _ROWS: Final = pytest.StashKey[list[FaultRow]]()
+_RAN: Final = pytest.StashKey[set[str]]()
 _FAILED: Final = pytest.StashKey[set[str]]()
 
 AddFaultRow = Callable[..., None]
 
 
+def parts(count: int) -> pytest.MarkDecorator:
+    """Splits a long test, so that its trials can be run a few minutes at a time; the short form is the first part.
+
+    The test takes the argument ``part``, from 0, and gives all its parts the same fault and place.
+    """
+    later = [pytest.param(number, marks=pytest.mark.faults_long) for number in range(1, count)]
+    return pytest.mark.parametrize("part", [0, *later], ids=[f"part{number}" for number in range(count)])
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    _rows(config)
+    config.stash[_ROWS], config.stash[_RAN], config.stash[_FAILED] = [], set(), set()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -92,7 +76,7 @@ def fault_row(request: pytest.FixtureRequest) -> AddFaultRow:
         nonlocal since_s
         now_s = time.monotonic()
         row = FaultRow(fault, where, trials, images_twice, True, round(now_s - since_s, 1), note, request.node.nodeid)
-        _rows(request.config).append(row)
+        request.config.stash[_ROWS].append(row)
         since_s = now_s
 
     return add
@@ -101,48 +85,21 @@ def fault_row(request: pytest.FixtureRequest) -> AddFaultRow:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
+    if report.when == "call" or report.failed:
+        item.config.stash[_RAN].add(item.nodeid)
     if report.failed:
-        item.config.stash.setdefault(_FAILED, set()).add(item.nodeid)
+        item.config.stash[_FAILED].add(item.nodeid)
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table, and write it where ``--faults-json`` says."""
-    rows, failed = _rows(config), config.stash.get(_FAILED, set())
-    if not rows:
-        return
-    for row in rows:
-        row.equal = row.test not in failed
-    terminalreporter.section("faults")
-    for line in format_table(rows):
-        terminalreporter.write_line(line)
+    """Print the table, and add it to the file that ``--faults-json`` names."""
+    failed = config.stash[_FAILED]
+    rows = [replace(row, equal=row.test not in failed) for row in config.stash[_ROWS]]
+    if rows:
+        terminalreporter.section("faults")
+        for line in format_table(rows):
+            terminalreporter.write_line(line)
     destination = config.getoption("--faults-json")
     if destination:
-        Path(destination).write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
-
-
-def format_table(rows: list[FaultRow]) -> list[str]:
-    """The rows as a Markdown table, which is also readable as it is."""
-    head = ("fault", "where", "trials", "images done twice", "rows equal", "seconds", "note")
-    body = [
-        (
-            row.fault,
-            row.where,
-            f"{row.trials}",
-            f"{row.images_twice}",
-            "yes" if row.equal else "NO",
-            f"{row.seconds:.0f}",
-            row.note,
-        )
-        for row in rows
-    ]
-    widths = [max(len(line[column]) for line in [head, *body]) for column in range(len(head))]
-    lines = [
-        "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |"
-        for line in [head, *body]
-    ]
-    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]
-
-
-def _rows(config: pytest.Config) -> list[FaultRow]:
-    return config.stash.setdefault(_ROWS, [])
+        merge_into(Path(destination), rows, config.stash[_RAN])

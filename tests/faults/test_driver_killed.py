@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import AddFaultRow
+from tests.faults.conftest import AddFaultRow, parts
 from tests.faults.scenario import Scenario, numbered_images
 from tests.ray_cluster import RunningCluster
 from tests.stopping_store import StopPoint, clear
@@ -25,14 +25,15 @@ def _scenario(folder: Path, size: int) -> Scenario:
     return Scenario(folder, shards)
 
 
-@pytest.mark.timeout(3000)
+@parts(3)
+@pytest.mark.timeout(1500)
 def test_kills_at_random_instants(
-    tmp_path: Path, cluster: RunningCluster, fault_row: AddFaultRow, faults_long: bool
+    tmp_path: Path, cluster: RunningCluster, fault_row: AddFaultRow, faults_long: bool, part: int
 ) -> None:
-    trials = 60 if faults_long else 2
+    trials = 20 if faults_long else 2
     run = _scenario(tmp_path, trials * 48)
     reference = run.reference()
-    moments = random.Random(20)
+    moments = random.Random(20 + part)
     for _ in range(trials):
         before = run.num_units
         with run.start(cluster.address, seconds_per_image=SECONDS_PER_IMAGE) as driver:

@@ -43,9 +43,11 @@ def test_second_driver_is_refused_and_told_who_holds_it(store: RunStore) -> None
 def test_released_lease_is_free_at_once(store: RunStore) -> None:
     with Lease(store) as first:
         first.acquire()
+    told: list[str] = []
     with Lease(store) as second:
-        second.acquire()
+        second.acquire(told.append)
         assert not second.lost
+    assert told == []
 
 
 def test_killed_holder_of_this_machine_is_succeeded_at_once(tmp_path: Path, store: RunStore) -> None:
@@ -59,10 +61,11 @@ def test_killed_holder_of_this_machine_is_succeeded_at_once(tmp_path: Path, stor
     )
     subprocess.run([sys.executable, "-c", script], check=False, timeout=60)
     assert any(True for _ in store.list("lease"))
-    waited: list[str] = []
+    told: list[str] = []
     with Lease(store) as successor:
-        successor.acquire(waited.append)
-    assert waited == []
+        successor.acquire(told.append)
+    assert [text for text in told if "Waiting" in text] == []
+    assert "was not given back by" in told[0]
 
 
 def test_silent_holder_elsewhere_is_succeeded_after_a_lease_duration(store: RunStore) -> None:
@@ -71,7 +74,9 @@ def test_silent_holder_elsewhere_is_succeeded_after_a_lease_duration(store: RunS
     waited: list[str] = []
     with Lease(store, duration_s=0.4) as successor:
         successor.acquire(waited.append)
-    assert "elsewhere" in waited[0]
+    assert "is held by" in waited[0]
+    assert "was not given back by" in waited[1]
+    assert "on elsewhere since" in waited[1]
 
 
 def test_living_holder_elsewhere_keeps_the_run(store: RunStore) -> None:
@@ -91,7 +96,7 @@ def test_long_stale_holder_is_not_waited_for(store: RunStore) -> None:
     waited: list[str] = []
     with Lease(store, duration_s=1000) as successor:
         successor.acquire(waited.append)
-    assert waited == []
+    assert [text for text in waited if "Waiting" in text] == []
 
 
 def test_sleeper_notices_its_successor(store: RunStore) -> None:
