@@ -28,6 +28,7 @@ PATIENCE_S: Final = 900.0  # that the API server may be away
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 _CONFLICT: Final = 409
 _DONE, _FAILED, _REFUSED, _RETRY = 0, 1, 2, 75
+_ENDS: Final = ("Complete", "Failed", "ValidationFailed")  # the operator refuses a RayJob without failing it
 # How Ray words it; KubeRay passes it on in the RayJob's status.
 _DRIVER_EXIT: Final = re.compile(r"failed with exit code (\d+)")
 
@@ -96,7 +97,7 @@ def wait_for_end(rayjobs: RayJobs, name: str, *, poll_s: float, patience_s: floa
                 raise
             print(f"The API server does not answer ({error}); asking again.", file=sys.stderr, flush=True)
             status = {}
-        if status.get("jobDeploymentStatus") in ("Complete", "Failed"):
+        if status.get("jobDeploymentStatus") in _ENDS:
             print(f"{name}: {status.get('jobStatus') or status.get('reason')} {status.get('message', '')}", flush=True)
             return exit_code(status)
         time.sleep(poll_s)

@@ -20,6 +20,7 @@ JOB = Path(__file__).parents[3] / "jobs" / "start_rayjob.py"
 start_rayjob = SimpleNamespace(**runpy.run_path(str(JOB)))
 NAME = "sam3lt-nightly-29400000"
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+REFUSED = {"reason": "ValidationFailed", "message": "no such field"}
 DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
 
 
@@ -124,6 +125,14 @@ def test_it_does_not_wait_for_ever_for_a_server_that_is_away(server: ApiServer, 
         run(rayjobs, patience_s=0.0)
 
 
+@pytest.mark.parametrize("server", [[{"jobDeploymentStatus": "ValidationFailed", **REFUSED}]], indirect=True)
+def test_it_does_not_wait_for_a_rayjob_that_the_operator_refused(
+    rayjobs: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(rayjobs) == 2
+    assert "no such field" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("server", [[]], indirect=True)
 def test_a_template_that_is_missing_is_an_error(server: ApiServer, rayjobs: Any) -> None:
     with pytest.raises(OSError, match="404"):
@@ -152,7 +161,7 @@ def test_a_template_that_is_missing_is_an_error(server: ApiServer, rayjobs: Any)
         ),
         ({"jobStatus": "FAILED", "reason": "AppFailed", "message": "it was killed"}, 1),
         ({"jobStatus": "RUNNING", "reason": "DeadlineExceeded"}, 75),
-        ({"reason": "ValidationFailed", "message": "no such field"}, 2),
+        (REFUSED, 2),
     ],
 )
 def test_exit_codes_are_the_drivers(status: dict[str, Any], code: int) -> None:
