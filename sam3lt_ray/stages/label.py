@@ -1,8 +1,8 @@
 """Stage 2, label: from a unit's compressed images to its label rows.
 
 Images are decoded ahead of the device (``prepare_images.py``), and batches are submitted ahead of those whose results
-are read, so that the device waits neither for a JPEG nor for run lengths. Whatever goes wrong with one image ends as that
-image's error row; nothing that an image contains can cost its neighbours their labels.
+are read, so that the device waits neither for a JPEG nor for run lengths. Whatever goes wrong with one image ends as
+that image's error row; nothing that an image contains can cost its neighbours their labels.
 """
 
 from __future__ import annotations
