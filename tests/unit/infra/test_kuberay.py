@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import runpy
 import shlex
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,14 @@ VALUES = {
 
 def check_core_kind(manifest: dict[str, Any]) -> None:
     """A kind without a schema raises as well."""
+    _check_core_kind(json.dumps(manifest, sort_keys=True))
+
+
+@cache
+def _check_core_kind(manifest: str) -> None:
+    # Overlays share most of what they consist of, and reading the schemas takes long.
     for version in KUBERNETES_VERSIONS:
-        kubernetes_validate.validate(manifest, version, strict=True)
+        kubernetes_validate.validate(json.loads(manifest), version, strict=True)
 
 
 def driver_config(manifests: Any, folder: Path) -> LoadedConfig:
