@@ -141,6 +141,12 @@ def test_the_readme_leads_to_all_of_the_reference() -> None:
     assert set(REFERENCE) <= targets
 
 
+def test_every_way_to_run_it_is_told_in_ten_lines() -> None:
+    found = [block for block in blocks("bash") if block.document == "infra/README.md"]
+    assert len(found) >= 5
+    assert [str(block) for block in found if len(block.text.splitlines()) > 10] == []
+
+
 def test_every_command_is_in_the_readme() -> None:
     readme = read("README.md")
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
