@@ -54,9 +54,10 @@ demo: $(VENV)/.package
 
 test: test-unit test-rest
 
-# Unit tests share nothing, so they run side by side; the others start servers and Ray and need both cores each.
+# Unit tests share nothing, so they run side by side, each process with one thread, file by file: what a file's tests
+# share is made once. The others start servers and Ray and need both cores each.
 test-unit: $(VENV)/.tools
-	@$(BIN)/python -m pytest tests/unit --numprocesses $(TEST_JOBS) $(PYTEST_OPTIONS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_OPTIONS)
 
 test-rest: $(VENV)/.tools
 	@$(BIN)/python -m pytest tests --ignore tests/unit $(PYTEST_OPTIONS)

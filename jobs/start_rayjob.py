@@ -2,8 +2,10 @@
 
 For whatever runs containers in the cluster's namespace: a CronJob, Airflow, Dagster, Argo. JOB_NAME names the copy: a
 container that is started again with the same name finds the copy of the first one and goes on waiting for it. With
-JOB_UID the copy belongs to the Kubernetes Job of that name and goes when that goes. Exit codes are those of
-``jobs/label.py``; where no driver got that far, 2 for a RayJob that is refused and 75 for all that may pass.
+JOB_UID the copy belongs to the Kubernetes Job of that name, goes when that goes, and is called JOB_NAME-ray.
+
+Exit codes are those of ``jobs/label.py``; where no driver got that far, 2 for a RayJob that is refused and 75 for all
+that may pass.
 
 Standard library only: it talks to the API server with the service account of its pod.
 """
@@ -28,6 +30,7 @@ PATIENCE_S: Final = 900.0  # that the API server may be away
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 _CONFLICT: Final = 409
 _DONE, _FAILED, _REFUSED, _RETRY = 0, 1, 2, 75
+_ENDS: Final = ("Complete", "Failed", "ValidationFailed")  # the operator refuses a RayJob without failing it
 # How Ray words it; KubeRay passes it on in the RayJob's status.
 _DRIVER_EXIT: Final = re.compile(r"failed with exit code (\d+)")
 
@@ -72,14 +75,19 @@ class RayJobs:
         return found
 
 
-def copy_of(template: Mapping[str, Any], name: str, job_uid: str | None) -> dict[str, Any]:
+def name_of_copy(job_name: str, job_uid: str | None) -> str:
+    """Not the name of the Job that waits: KubeRay takes a Job with a RayJob's name for the one that submits it."""
+    return f"{job_name}-ray" if job_uid else job_name
+
+
+def copy_of(template: Mapping[str, Any], job_name: str, job_uid: str | None) -> dict[str, Any]:
     """The RayJob to create: the template's labels and spec; only a queue's are created suspended."""
     labels = template["metadata"].get("labels", {})
-    owners = [{"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job_uid}] if job_uid else []
+    owners = [{"apiVersion": "batch/v1", "kind": "Job", "name": job_name, "uid": job_uid}] if job_uid else []
     return {
         "apiVersion": template["apiVersion"],
         "kind": template["kind"],
-        "metadata": {"name": name, "labels": labels, "ownerReferences": owners},
+        "metadata": {"name": name_of_copy(job_name, job_uid), "labels": labels, "ownerReferences": owners},
         "spec": template["spec"] | {"suspend": QUEUE_LABEL in labels},
     }
 
@@ -96,7 +104,7 @@ def wait_for_end(rayjobs: RayJobs, name: str, *, poll_s: float, patience_s: floa
                 raise
             print(f"The API server does not answer ({error}); asking again.", file=sys.stderr, flush=True)
             status = {}
-        if status.get("jobDeploymentStatus") in ("Complete", "Failed"):
+        if status.get("jobDeploymentStatus") in _ENDS:
             print(f"{name}: {status.get('jobStatus') or status.get('reason')} {status.get('message', '')}", flush=True)
             return exit_code(status)
         time.sleep(poll_s)
@@ -117,8 +125,9 @@ def exit_code(status: Mapping[str, Any]) -> int:
 def main() -> int:
     """Start a copy of the RayJob named on the command line."""
     server = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}"
-    rayjobs, name = RayJobs(server, ACCOUNT), os.environ["JOB_NAME"]
-    rayjobs.create(copy_of(rayjobs.get(sys.argv[1]), name, os.environ.get("JOB_UID")))
+    rayjobs, job_name, job_uid = RayJobs(server, ACCOUNT), os.environ["JOB_NAME"], os.environ.get("JOB_UID")
+    name = name_of_copy(job_name, job_uid)
+    rayjobs.create(copy_of(rayjobs.get(sys.argv[1]), job_name, job_uid))
     print(f"{name} is to run; waiting for its end.", flush=True)
     return wait_for_end(rayjobs, name, poll_s=POLL_S, patience_s=PATIENCE_S)
 

@@ -109,12 +109,6 @@ class RunTakenOverError(RetryableRunError):
     """Another process holds the run now: this one must write nothing more into it; exit code 75."""
 
 
-class ErrorBudgetExceeded(RunError):
-    """More images failed than ``max_error_fraction`` allows; exit code 3."""
-
-    exit_code: ClassVar[int] = EXIT_OVER_ERROR_BUDGET
-
-
 class StorageError(RunError):
     """Storage refused or lost a request for good (after retries)."""
 

@@ -1,10 +1,11 @@
-"""Text on its way to a terminal: names of images and messages of servers may hold orders to it."""
+"""Text on its way to a terminal."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
+# Names of images and messages of servers may hold orders to a terminal.
 # Control characters but newline and tab; those that turn the direction of what follows; halves of characters.
 _UNPRINTABLE: Final = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -17,3 +18,10 @@ def printable(text: str) -> str:
     JSON stays JSON with the same content: such characters stand only inside its strings, where they may be written so.
     """
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def rough_duration(seconds: float) -> str:
+    """``90`` as ``90 s``, ``900`` as ``15 min``, ``9000`` as ``2.5 h``."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

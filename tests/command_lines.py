@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,13 +31,18 @@ def own_arguments(words: Sequence[str]) -> list[str] | None:
     return list(words[1:]) if len(words) > 1 and PurePosixPath(words[0]).name == "sam3lt" else None
 
 
+@cache
+def _root_command() -> Any:
+    return typer.main.get_command(app)
+
+
 def parse(arguments: Sequence[str]) -> dict[str, Any]:
     """Parse as the program does, without calling any command.
 
     Raises:
         Exception: Click's usage error, or KeyError for a command that does not exist.
     """
-    command: Any = typer.main.get_command(app)
+    command = _root_command()
     words, context = list(arguments), None
     while hasattr(command, "commands"):
         context = command.context_class(command, parent=context)

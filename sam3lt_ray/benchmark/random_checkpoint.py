@@ -12,7 +12,6 @@ import torch
 from sam3lt_ray.benchmark.workloads import words
 
 RandomSize = Literal["full", "tiny"]
-RANDOM_SIZES: Final[tuple[RandomSize, ...]] = ("full", "tiny")
 
 _TABLES: Final = (  # values that are added or looked up instead of multiplied
     "position_embedding",

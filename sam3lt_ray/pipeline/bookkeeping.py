@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 from sam3lt_ray.errors import StorageError, StorageUnavailableError
 from sam3lt_ray.labels.totals import RunTotals
@@ -22,7 +22,7 @@ _MAX_LOST_IN_A_ROW: Final = 4
 
 
 class Bookkeeping:
-    """The books of one start.
+    """The books of one start; a context manager, which ends what :meth:`begin` has begun.
 
     Args:
         prepared: The run.
@@ -58,6 +58,13 @@ class Bookkeeping:
         names = {label.id: label.name for label in prepared.vocabulary.labels}
         shards = OpenShards((item for layer in work for item in layer.shards), len(prepared.shards))
         self._metrics = RunMetrics(without_credentials(prepared.store.uri), names, num_actors, shards)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
 
     def add(self, outcome: UnitOutcome) -> None:
         """A unit has come back.

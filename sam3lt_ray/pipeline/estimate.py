@@ -259,10 +259,10 @@ def _describe_rate(
         else f"{count_of(len(processes), 'process', 'es')} at once, as a run has them here"
     )
     layers = f"; {len(measured)} times, for each set of labels" if len(measured) > 1 else ""
-    return f"measured on {processes[0].images:,} images{errors}, by {where}{layers}"
+    return f"measured on {count_of(processes[0].images, 'image')}{errors}, by {where}{layers}"
 
 
 def _describe_output(measured: Sequence[Measured] | None, outputs: Mapping[_LabelIds, OutputSize]) -> str | None:
     if measured is not None:
-        return f"from the labels of {measured[0].images:,} images"
+        return f"from the labels of {count_of(measured[0].images, 'image')}"
     return "from units that are committed" if outputs else None

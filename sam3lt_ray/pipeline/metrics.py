@@ -7,9 +7,11 @@ with ``ray_`` in front and, for counters, ``_total`` behind the name.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 from ray.util import metrics as prometheus
@@ -24,19 +26,31 @@ MAX_LABELS: Final = 100
 OTHER_LABELS: Final = "(other)"
 _BUSY_WINDOW_S: Final = 60.0
 _SEEN_WINDOW_S: Final = 600.0  # a device that has reported nothing for so long is gone
+# Ray forgets a gauge that is not set between its reports, and a unit may well take longer than that. Reports are 10 s
+# apart, or what RAY_metrics_report_interval_ms says; never less than a second.
+_GAUGE_INTERVAL_S: Final = 1.0
 
 
 class RunMetrics:
-    """The metrics of one start of a run.
+    """The metrics of one start of a run; gauges are set anew, in a thread, until :meth:`close`.
 
     Args:
         run: The run's location, a tag of all metrics.
         label_names: Name by label id; beyond :data:`MAX_LABELS` they are counted as :data:`OTHER_LABELS`.
         num_actors: How many devices there are to be busy, at least.
         shards: Which are open.
+        gauge_interval_s: How often gauges are set anew.
     """
 
-    def __init__(self, run: str, label_names: Mapping[int, str], num_actors: int, shards: OpenShards) -> None:
+    def __init__(
+        self,
+        run: str,
+        label_names: Mapping[int, str],
+        num_actors: int,
+        shards: OpenShards,
+        *,
+        gauge_interval_s: float = _GAUGE_INTERVAL_S,
+    ) -> None:
         self._label_names = dict(list(label_names.items())[:MAX_LABELS])
         self._busy = BusyShare(num_actors)
         self._open_shards = shards
@@ -58,10 +72,18 @@ class RunMetrics:
         self._shards = _gauge(
             "sam3lt_shards", "Shards by state: open, or final (every image has its row).", "state", run
         )
+        self._gauge_interval_s = gauge_interval_s
+        self._closed = threading.Event()
+        self._show_gauges()
+        self._keeper = threading.Thread(target=self._keep_gauges, name="sam3lt-gauges", daemon=True)
+        self._keeper.start()
 
-        self._show_shards()
+    def close(self) -> None:
+        """Set no gauge any more; returns when none is being set."""
+        self._closed.set()
+        self._keeper.join()
 
-    def add(self, outcome: UnitOutcome) -> float:
+    def add(self, outcome: UnitOutcome) -> float | None:
         """Count a unit that was labeled.
 
         Returns:
@@ -71,11 +93,10 @@ class RunMetrics:
             _increase(self._seconds, seconds, {"part": part})
         _increase(self._halvings, outcome.timings.memory_halvings)
         _increase(self._bytes_read, outcome.num_read_bytes)
-        share = self._busy.add(outcome.timings.busy_s, outcome.actor)
-        self._busy_share.set(share)
+        self._busy.add(outcome.timings.busy_s, outcome.actor)
         if outcome.failure is None:
             self._open_shards.add(outcome)
-            self._show_shards()
+        share = self._show_gauges()
         if outcome.created:
             counts = outcome.counts
             _increase(self._images, counts.images - counts.num_errors, {"status": "ok"})
@@ -84,13 +105,21 @@ class RunMetrics:
                 _increase(self._instances, count, {"label": self._label_names.get(label_id, OTHER_LABELS)})
         return share
 
-    def _show_shards(self) -> None:
+    def _keep_gauges(self) -> None:
+        while not self._closed.wait(self._gauge_interval_s):
+            self._show_gauges()
+
+    def _show_gauges(self) -> float | None:
+        share = self._busy.share()
+        if share is not None:
+            self._busy_share.set(share)
         self._shards.set(self._open_shards.num_open, {"state": "open"})
         self._shards.set(self._open_shards.num_final, {"state": "final"})
+        return share
 
 
 class BusyShare:
-    """How much of the time devices work, over the last minute or so.
+    """How much of the time devices work, over the last minute or so. May be asked in one thread and told in another.
 
     Args:
         num_devices: Devices that could work, at least; a pool may grow.
@@ -100,21 +129,40 @@ class BusyShare:
     def __init__(self, num_devices: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._num_devices = max(1, num_devices)
         self._clock = clock
+        self._lock = threading.Lock()
         self._reports: deque[tuple[float, float]] = deque([(clock(), 0.0)])
         self._last_seen: dict[str, float] = {}
 
-    def add(self, busy_s: float, device: str) -> float:
-        """What a device has worked since its last report; gives the share of all of them, in [0, 1]."""
-        now = self._clock()
-        self._reports.append((now, busy_s))
-        self._last_seen[device] = now
-        while len(self._reports) > 2 and self._reports[1][0] < now - _BUSY_WINDOW_S:
-            self._reports.popleft()
-        span_s = now - self._reports[0][0]
-        worked_s = sum(seconds for _, seconds in list(self._reports)[1:])
-        num_seen = sum(1 for seen in self._last_seen.values() if seen >= now - _SEEN_WINDOW_S)
-        num_devices = max(self._num_devices, num_seen)
-        return min(1.0, worked_s / (span_s * num_devices)) if span_s > 0 else 0.0
+    def add(self, busy_s: float, device: str) -> None:
+        """What a device has worked since its last report."""
+        with self._lock:
+            now = self._clock()
+            self._reports.append((now, busy_s))
+            self._last_seen[device] = now
+            while len(self._reports) > 2 and self._reports[1][0] < now - _BUSY_WINDOW_S:
+                self._reports.popleft()
+
+    def share(self) -> float | None:
+        """The share, in [0, 1]; None before the first report.
+
+        Work is reported when a unit is done: a silence that is no longer than others before it, or than the window, is
+        left out, and the rest of a longer one counts as idle.
+        """
+        with self._lock:
+            reports = list(self._reports)
+            num_devices = max(self._num_devices, self._num_seen())
+        if len(reports) == 1:
+            return None
+        spans = [(before, after, busy_s) for (before, _), (after, busy_s) in pairwise(reports)]
+        usual_s = max(after - before for before, after, _ in spans)
+        end = max(reports[-1][0], self._clock() - max(usual_s, _BUSY_WINDOW_S))
+        begin = max(reports[0][0], end - _BUSY_WINDOW_S)
+        worked_s = sum(busy_s * _share_behind(begin, before, after) for before, after, busy_s in spans)
+        return min(1.0, worked_s / ((end - begin) * num_devices)) if end > begin else 0.0
+
+    def _num_seen(self) -> int:
+        since_s = self._clock() - _SEEN_WINDOW_S
+        return sum(1 for seen_s in self._last_seen.values() if seen_s >= since_s)
 
 
 class OpenShards:
@@ -153,6 +201,13 @@ class OpenShards:
             self._layers_left[outcome.shard] -= 1
             if not self._layers_left[outcome.shard]:
                 del self._layers_left[outcome.shard]
+
+
+def _share_behind(moment: float, first: float, last: float) -> float:
+    """How much of the time from ``first`` to ``last`` is behind the moment."""
+    if first >= moment:
+        return 1.0
+    return (last - moment) / (last - first) if last > moment else 0.0
 
 
 def _gaps(work: ShardWork) -> Sequence[tuple[int, int | None]]:

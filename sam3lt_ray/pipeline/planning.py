@@ -12,7 +12,7 @@ from sam3lt_ray.errors import UsageError
 from sam3lt_ray.inputs.counting import count_images
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.estimate import Estimate, EstimateOptions, estimate_run
-from sam3lt_ray.pipeline.estimate_text import format_size
+from sam3lt_ray.pipeline.estimate_text import count_of, format_size
 from sam3lt_ray.pipeline.feeding import cores_per_gpu
 from sam3lt_ray.pipeline.fork import find_origin
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
@@ -210,8 +210,8 @@ def _planned_layers(
 
 def _describe_layer(layer: PlannedLayer) -> str:
     names = ", ".join(layer.labels[:_MAX_NAMED]) + (", ..." if len(layer.labels) > _MAX_NAMED else "")
-    images = "" if layer.images is None else f"{layer.images:,} images in "
-    return f"will ask     {len(layer.labels)} labels ({names}) of {images}{layer.shards:,} shards"
+    images = "" if layer.images is None else f"{count_of(layer.images, 'image')} in "
+    return f"will ask     {count_of(len(layer.labels), 'label')} ({names}) of {images}{count_of(layer.shards, 'shard')}"
 
 
 def _num_done(shard: Shard, coverage: Coverage) -> int:

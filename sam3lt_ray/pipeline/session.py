@@ -155,7 +155,8 @@ class RunSession:
             # Signals once more: joining Ray puts a handler of its own in place, which exits with the signal's number.
             compute = self._prepared.config.compute
             session = ray_session(compute, verbose=self._options.verbose, log_format=self._options.log_format)
-            with session as self._may_grow, self._stop.listening(), watching_ray(self._give_up):
+            watched = watching_ray(self._give_up)
+            with session as self._may_grow, self._stop.listening(), watched, self._books:
                 self._resources = self._plan_actors()
                 fix_precision(self._prepared.store, self._precision(self._resources))
                 self._books.begin(work, self._resources.num_actors)

@@ -1,8 +1,8 @@
 """Stage 2, label: from a unit's compressed images to its label rows.
 
-Images are decoded in threads, ahead of the device, and batches are submitted ahead of those whose results are read, so
-that the device waits neither for a JPEG nor for run lengths. Whatever goes wrong with
-one image ends as that image's error row; nothing that an image contains can cost its neighbours their labels.
+Images are decoded ahead of the device (``prepare_images.py``), and batches are submitted ahead of those whose results
+are read, so that the device waits neither for a JPEG nor for run lengths. Whatever goes wrong with one image ends as
+that image's error row; nothing that an image contains can cost its neighbours their labels.
 """
 
 from __future__ import annotations
@@ -10,23 +10,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, get_args
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from sam3lt_ray.errors import ImageError
-from sam3lt_ray.images.decode import decode_rgb
-from sam3lt_ray.images.resize import resize_for_model
 from sam3lt_ray.masks.suppression import merge_prompt_instances
 from sam3lt_ray.records import EncodedImage, EnginePart, ImageDetections, ImageLabels, Instance, Part, Unit
+from sam3lt_ray.stages.prepare_images import ImagePreparer, Pixels, PreparedImage
 from sam3lt_ray.vocabulary.labels import Vocabulary
-
-Pixels = npt.NDArray[np.uint8]
 
 # Two are enough: while the host looks at one batch's masks the device has the next one, and one more to begin with.
 _BATCHES_AHEAD: Final = 2
@@ -70,14 +65,6 @@ class Engine(Protocol):
     def collect(self, submission: Any) -> list[ImageDetections]:
         """Wait for what was submitted; one entry per image, in order."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedImage:
-    """A decoded image in the model's form, and the size it came from."""
-
-    pixels: Pixels
-    size_hw: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +125,13 @@ class ImageLabeler:
         self._labels = vocabulary.labels
         self._prompts = vocabulary.prompts
         self._merge_iou = merge_iou
-        self._max_pixels = max_pixels
-        self._decoders = ThreadPoolExecutor(max_workers=decode_threads, thread_name_prefix="sam3lt-decode")
-        self._lookahead = decode_threads + 2 * engine.images_per_batch
+        self._preparer = ImagePreparer(
+            image_size=engine.image_size,
+            max_pixels=max_pixels,
+            threads=decode_threads,
+            lookahead=decode_threads + 2 * engine.images_per_batch,
+        )
         self._report_lock = threading.Lock()
-        self._decode_s = 0.0
         self._reported = self._so_far()
 
     def label_unit(
@@ -156,7 +145,7 @@ class ImageLabeler:
         """
         start, wait_s = time.perf_counter(), 0.0
         results: list[ImageLabels | ImageError] = []
-        prepared = self._prepare_ahead(unit.images)
+        prepared = self._preparer.ahead(unit.images)
         submitted: deque[_Submitted] = deque()
         while True:
             waited = time.perf_counter()
@@ -173,7 +162,7 @@ class ImageLabeler:
 
     def label_image(self, image: EncodedImage) -> ImageLabels | ImageError:
         """Label one image alone, in the calling thread."""
-        return self.label_prepared([self._prepare(image)])[0]
+        return self.label_prepared([self._preparer.prepare(image)])[0]
 
     def label_decoded(self, image: Image.Image | Pixels) -> ImageLabels:
         """Label one decoded image.
@@ -184,7 +173,7 @@ class ImageLabeler:
         Raises:
             ImageError: The engine could not label it.
         """
-        result = self.label_prepared([self._prepare_decoded(image)])[0]
+        result = self.label_prepared([self._preparer.prepare_decoded(image)])[0]
         if isinstance(result, ImageError):
             raise result
         return result
@@ -232,7 +221,7 @@ class ImageLabeler:
         return LabelTimings(since, wait_s, time.perf_counter() - start, now.memory_halvings - before.memory_halvings)
 
     def _so_far(self) -> _Report:
-        seconds: dict[Part, float] = {"decode": self._decode_s}
+        seconds: dict[Part, float] = {"decode": self._preparer.decode_s}
         seconds.update(self._engine.part_seconds.items())
         return _Report(seconds, self._engine.memory_halvings)
 
@@ -261,39 +250,6 @@ class ImageLabeler:
 
     def _merge(self, instances: Sequence[Instance]) -> Sequence[Instance]:
         return merge_prompt_instances(instances, self._merge_iou) if instances else ()
-
-    def _prepare_ahead(self, images: Iterable[EncodedImage]) -> Iterator[PreparedImage | ImageError]:
-        """Decode in threads, in order, never more than the look-ahead decoded and waiting."""
-        pending: deque[Future[PreparedImage | ImageError]] = deque()
-        for image in images:
-            pending.append(self._decoders.submit(self._prepare, image))
-            if len(pending) >= self._lookahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-    def _prepare(self, image: EncodedImage) -> PreparedImage | ImageError:
-        if image.error_kind is not None:
-            return ImageError(image.error_kind, image.error_message or image.error_kind)
-        start = time.perf_counter()
-        prepared = self._decode(image)
-        with self._report_lock:
-            self._decode_s += time.perf_counter() - start
-        return prepared
-
-    def _decode(self, image: EncodedImage) -> PreparedImage | ImageError:
-        try:
-            return self._prepare_decoded(decode_rgb(image.data, max_pixels=self._max_pixels))
-        except ImageError as error:
-            return error
-        except MemoryError:
-            return ImageError("out_of_memory", "There was not enough memory to decode the image.")
-        except Exception as error:  # a decoder bug must not cost the neighbours
-            return ImageError("failed", f"Decoding failed with {type(error).__name__}: {error}")
-
-    def _prepare_decoded(self, image: Image.Image | Pixels) -> PreparedImage:
-        height, width = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
-        return PreparedImage(resize_for_model(image, self._engine.image_size), (height, width))
 
 
 def _engine_failure(error: Exception, size_hw: tuple[int, int]) -> ImageError:

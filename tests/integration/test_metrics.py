@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 IMAGES, UNIT = 24, 4
 ROOT = Path(__file__).parents[2]
+# Reports are at least a second apart, whatever is asked for, and a gauge that was not set lives for two of them.
+FORGOTTEN_S = 5.0
 # Of the run's own progress; a run without labels, errors or lack of memory does not show what belongs to these.
 SHOWN = {
     "ray_sam3lt_images_total",
@@ -51,7 +53,10 @@ def load_short_of_memory(
 
 
 class _Scraper(SilentProgress):
-    """Reads the metrics of the node when most of the run is committed, until everything is there."""
+    """Reads the metrics of the node when all units are committed, until everything is there in one answer.
+
+    And once more when Ray would have forgotten gauges that only units set.
+    """
 
     def __init__(self, run: Path) -> None:
         self.run = run
@@ -60,22 +65,28 @@ class _Scraper(SilentProgress):
 
     def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         self.images += images
-        until = time.monotonic() + 60
-        while self.images == IMAGES and time.monotonic() < until and not self._is_complete():
-            node = next(node for node in ray.nodes() if node["Alive"])
-            with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics") as answer:
-                # Ray forgets a gauge soon after it was set; counters stand in every answer. And what this process has
-                # counted in earlier runs is there too.
-                lines = answer.read().decode().splitlines()
-            self.text += "".join(f"{line}\n" for line in lines if f'run="{self.run}"' in line)
-            time.sleep(0.2)
+        if self.images == IMAGES:
+            told_at = time.monotonic()
+            while time.monotonic() < told_at + 60:
+                self.text = self._scrape()
+                if self._is_complete() and time.monotonic() > told_at + FORGOTTEN_S:
+                    break
+                time.sleep(0.2)
+
+    def _scrape(self) -> str:
+        node = next(node for node in ray.nodes() if node["Alive"])
+        with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics") as answer:
+            # What this process has counted in earlier runs is there too.
+            lines = answer.read().decode().splitlines()
+        return "".join(f"{line}\n" for line in lines if f'run="{self.run}"' in line)
 
     def _is_complete(self) -> bool:
         # Ray does not export all metrics of a process at the same moment.
-        return (
+        return bool(
             sum(values(self.text, "ray_sam3lt_images_total").values()) == IMAGES
             and values(self.text, "ray_sam3lt_instances_total") == {"cat": IMAGES - 2, "dog": IMAGES - 2}
             and values(self.text, "ray_sam3lt_shards").get("final") == 2
+            and values(self.text, "ray_sam3lt_gpu_busy_fraction")
             and set(values(self.text, "ray_sam3lt_part_seconds_total")) == {"read", "decode", "prompts", "write"}
         )
 

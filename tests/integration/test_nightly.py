@@ -161,7 +161,7 @@ def test_a_night_without_additions_costs_one_listing_and_no_gpu(
     requests = moto_s3.requests
     assert [one.kind for one in requests if one.bucket == nights.bucket.name] == ["ListObjectsV2"]
     assert not [one.key for one in requests if one.kind == "GetObject" and "labels/" in one.key], "a unit was opened"
-    # A new listing, read or write here is paid every night by everybody: README.md names the number.
+    # A new listing, read or write here is paid every night by everybody: docs/growing.md names the number.
     assert Counter(one.kind for one in requests) == {
         "ListObjectsV2": 8,
         "GetObject": 11,

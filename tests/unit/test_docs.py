@@ -24,7 +24,8 @@ from tests.command_lines import own_arguments, parse
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sam3lt_ray"
 # Not the changelog: it may speak of what is gone.
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "infra/README.md")
+REFERENCE = ("docs/input.md", "docs/output.md", "docs/growing.md", "docs/estimates.md")
+DOCUMENTS = ("README.md", *REFERENCE, "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "infra/README.md")
 # Files of a run directory, whose first part is also the name of a folder of the package.
 RUN_FILES = {"exports/coco/instances.json", "report/index.html"}
 
@@ -134,6 +135,18 @@ def test_commands_name_config_files_that_exist() -> None:
     assert missing == []
 
 
+def test_the_readme_leads_to_all_of_the_reference() -> None:
+    targets = {target for document, target in relative_links() if document == "README.md"}
+    assert {str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")} <= targets
+    assert set(REFERENCE) <= targets
+
+
+def test_every_way_to_run_it_is_told_in_ten_lines() -> None:
+    found = [block for block in blocks("bash") if block.document == "infra/README.md"]
+    assert len(found) >= 5
+    assert [str(block) for block in found if len(block.text.splitlines()) > 10] == []
+
+
 def test_every_command_is_in_the_readme() -> None:
     readme = read("README.md")
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -177,8 +190,8 @@ def test_labeling_one_image_from_python_is_three_lines() -> None:
     assert len([line for line in example.text.splitlines() if line.strip()]) == 3
 
 
-def test_readme_names_every_column_error_kind_and_only_settings_there_are() -> None:
-    readme_code = " ".join(inline_code("README.md"))
+def test_readme_and_reference_name_every_column_error_kind_and_only_settings_there_are() -> None:
+    readme_code = " ".join(text for document in ("README.md", *REFERENCE) for text in inline_code(document))
     names = [*LABEL_SCHEMA.names, *(field.name for field in INSTANCE_TYPE), *get_args(ImageErrorKind)]
     assert [name for name in names if not re.search(rf"\b{name}\b", readme_code)] == []
 

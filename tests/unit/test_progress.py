@@ -12,11 +12,10 @@ from sam3lt_ray.progress import (
     LogProgress,
     ProgressListener,
     SilentProgress,
-    Tally,
     TerminalProgress,
-    format_duration,
     progress_for_stderr,
 )
+from sam3lt_ray.progress_tally import Tally, format_duration
 
 
 class Clock:

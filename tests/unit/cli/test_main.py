@@ -18,7 +18,7 @@ from sam3lt_ray import __version__
 from sam3lt_ray.cli import main
 from sam3lt_ray.config.load import load_config
 from sam3lt_ray.config.template import config_json_schema
-from sam3lt_ray.errors import ErrorBudgetExceeded, InputError, RetryableRunError, RunError
+from sam3lt_ray.errors import InputError, RetryableRunError, RunError
 
 MINIMAL = "run: {output: runs/x}\ninput: {format: folder, uri: images/}\nvocabulary: [cat]\n"
 HEAVY = ("ray", "torch", "transformers", "s3fs", "pyarrow", "pandas")
@@ -120,7 +120,6 @@ def test_without_a_config_the_command_says_what_to_give(command: str, capsys: py
     [
         (InputError("s3://b/x: there is no such bucket."), 2),
         (RunError("It failed."), 1),
-        (ErrorBudgetExceeded("Too many."), 3),
         (RetryableRunError("Somebody else works on it."), 75),
     ],
 )

@@ -26,7 +26,7 @@ def kustomize(folder: Path) -> list[dict[str, Any]]:
     done = subprocess.run([_KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr  # deprecated fields are mistakes to come
-    return list(yaml.safe_load_all(done.stdout))
+    return list(yaml.load_all(done.stdout, Loader=yaml.CSafeLoader))
 
 
 @cache

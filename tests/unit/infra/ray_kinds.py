@@ -112,6 +112,18 @@ class DeletionStrategy(Strict):
     deletionRules: Annotated[list[DeletionRule], Field(min_length=1)]
 
 
+class SubmitterTemplate(Strict):
+    spec: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _job(self) -> SubmitterTemplate:
+        if not self.spec.get("containers"):
+            raise ValueError("the first container submits")
+        if self.spec.get("restartPolicy") not in ("Never", "OnFailure"):
+            raise ValueError("Kubernetes wants restartPolicy Never or OnFailure of a Job's pods")
+        return self
+
+
 class RayJobSpec(Strict):
     entrypoint: Annotated[str, Field(min_length=1)]
     submissionMode: Literal["K8sJobMode", "HTTPMode"]
@@ -121,6 +133,7 @@ class RayJobSpec(Strict):
     preRunningDeadlineSeconds: Annotated[int, Field(ge=1)]
     activeDeadlineSeconds: Annotated[int, Field(ge=1)]
     suspend: bool = False
+    submitterPodTemplate: SubmitterTemplate
     deletionStrategy: DeletionStrategy | None = None
     rayClusterSpec: RayCluster
 

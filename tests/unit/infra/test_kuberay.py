@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
+import runpy
 import shlex
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from sam3lt_ray.config.load import LoadedConfig, load_config
 from sam3lt_ray.errors import EXIT_OVER_ERROR_BUDGET, EXIT_RETRY, EXIT_USAGE
 from sam3lt_ray.vocabulary.loading import load_vocabulary
 from tests.command_lines import own_arguments, parse
 from tests.unit.infra.manifests import INFRA, OVERLAYS, job_spec, overlay, overlay_with_values, pod_templates
-from tests.unit.infra.ray_kinds import RAY_KINDS, RayJob, RayJobSpec
+from tests.unit.infra.ray_kinds import RAY_KINDS, RayJob, RayJobName, RayJobSpec
 
 ROOT = INFRA.parent
 KUBERNETES_VERSIONS = ("1.30", "1.37")
@@ -35,8 +38,14 @@ VALUES = {
 
 def check_core_kind(manifest: dict[str, Any]) -> None:
     """A kind without a schema raises as well."""
+    _check_core_kind(json.dumps(manifest, sort_keys=True))
+
+
+@cache
+def _check_core_kind(manifest: str) -> None:
+    # Overlays share most of what they consist of, and reading the schemas takes long.
     for version in KUBERNETES_VERSIONS:
-        kubernetes_validate.validate(manifest, version, strict=True)
+        kubernetes_validate.validate(json.loads(manifest), version, strict=True)
 
 
 def driver_config(manifests: Any, folder: Path) -> LoadedConfig:
@@ -62,7 +71,8 @@ def test_every_manifest_is_one_that_the_cluster_takes(name: str) -> None:
             RAY_KINDS[manifest["kind"]].model_validate(manifest)
         else:
             check_core_kind(manifest)
-    for template in pod_templates(job_spec(manifests)).values():
+    spec = job_spec(manifests)
+    for template in (spec["submitterPodTemplate"], *pod_templates(spec).values()):
         check_core_kind({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": template["spec"]})
 
 
@@ -89,7 +99,8 @@ def test_the_values_stand_in_one_place(name: str, tmp_path: Path) -> None:
     assert (config.run.output, config.input.uri) == (VALUES["run_output"], VALUES["input_uri"])
     assert config.compute.actors == int(VALUES["gpus"])
     templates = pod_templates(spec)
-    assert {template["spec"]["containers"][0]["image"] for template in templates.values()} == {VALUES["image"]}
+    pods = [template["spec"] for template in (spec["submitterPodTemplate"], *templates.values())]
+    assert {pod["containers"][0]["image"] for pod in pods} == {VALUES["image"]}
     selectors = [template["spec"].get("nodeSelector", {}) for group, template in templates.items() if group != "head"]
     expected = {None} if name == "cpu-dev" else {VALUES["gpu_type"]}
     assert {selector.get("nvidia.com/gpu.product") for selector in selectors} == expected
@@ -114,8 +125,8 @@ def test_every_promise_of_the_base_holds_in_the_plain_overlay() -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_nothing_runs_as_root(name: str) -> None:
-    templates = pod_templates(job_spec(overlay(name)))
-    pods = [template["spec"] for template in templates.values()]
+    spec = job_spec(overlay(name))
+    pods = [template["spec"] for template in (spec["submitterPodTemplate"], *pod_templates(spec).values())]
     pods += [
         manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         for manifest in overlay(name)
@@ -175,7 +186,8 @@ def test_the_schedule_may_do_what_its_pod_does_and_no_more() -> None:
     assert container["image"] == pod_templates(job_spec(overlay("scheduled")))["head"]["spec"]["containers"][0]["image"]
     assert by_kind["RayJob"]["spec"]["suspend"] is True
     # Its Jobs are named after it, with a dash and up to 11 digits, and the RayJobs after them.
-    assert len(by_kind["CronJob"]["metadata"]["name"]) + 12 <= 47
+    name_of_copy = runpy.run_path(str(ROOT / "jobs" / "start_rayjob.py"))["name_of_copy"]
+    TypeAdapter(RayJobName).validate_python(name_of_copy(f"{by_kind['CronJob']['metadata']['name']}-{'9' * 11}", "uid"))
 
 
 def test_the_schedule_does_not_wait_again_for_a_rayjob_that_has_ended() -> None:
@@ -213,6 +225,10 @@ RULES: dict[str, tuple[Callable[[Any], object], str]] = {
     "restarted pods": (lambda m: _groups(m)[0]["template"]["spec"].update(restartPolicy="Always"), "restartPolicy"),
     "tokens without a version": (lambda m: m["spec"]["rayClusterSpec"].update(rayVersion="2.51.0"), "2.52"),
     "idle options": (lambda m: m["spec"]["rayClusterSpec"].update(enableInTreeAutoscaling=False), "switched off"),
+    "submitter for ever": (
+        lambda m: m["spec"]["submitterPodTemplate"]["spec"].update(restartPolicy="Always"),
+        "restartPolicy",
+    ),
     "open quote": (lambda m: m["spec"].update(entrypoint="python 'x"), "quotation"),
     "rules and shutdown": (
         lambda m: m["spec"].update(

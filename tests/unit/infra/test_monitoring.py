@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from typing import Annotated, Any, Literal
 
 import promql_parser
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from tests.unit.infra.manifests import INFRA, job_spec, kustomize, overlay, pod_templates
+from tests.unit.infra.manifests import INFRA, OVERLAYS, job_spec, kustomize, overlay, pod_templates
 
 FOLDER = INFRA / "monitoring"
 # Names as Ray exports them: its prefix, and _total for counters. The product defines them in the same form.
@@ -23,6 +24,14 @@ METRICS: dict[str, set[str]] = {
     "ray_sam3lt_memory_halvings_total": set(),
     "ray_sam3lt_shards": {"state"},
     "ray_sam3lt_bytes_read_total": set(),
+}
+# Looked up in KubeRay's ray-operator/controllers/ray/metrics and in kube-state-metrics' docs/metrics/workload.
+METRICS_OF_OTHERS: dict[str, set[str]] = {
+    "kuberay_job_deployment_status": {"name", "deployment_status"},
+    "kube_cronjob_created": {"cronjob"},
+    "kube_cronjob_spec_suspend": {"cronjob"},
+    "kube_cronjob_status_active": {"cronjob"},
+    "kube_cronjob_status_last_successful_time": {"cronjob"},
 }
 FROM_THE_POD = {"namespace", "ray_io_cluster"}
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text(encoding="utf-8"))
@@ -94,8 +103,8 @@ KINDS: dict[str, type[BaseModel]] = {"PodMonitor": PodMonitor, "PrometheusRule":
 
 
 def alert_expressions() -> dict[str, str]:
-    rules = yaml.safe_load((FOLDER / "alerts.yaml").read_text(encoding="utf-8"))["spec"]["groups"][0]["rules"]
-    return {rule["alert"]: rule["expr"] for rule in rules}
+    groups = yaml.safe_load((FOLDER / "alerts.yaml").read_text(encoding="utf-8"))["spec"]["groups"]
+    return {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
 
 
 def panel_expressions() -> dict[str, str]:
@@ -115,17 +124,32 @@ EXPRESSIONS = alert_expressions() | panel_expressions()
 def test_queries_parse_and_name_metrics_and_labels_that_there_are(name: str) -> None:
     expression = EXPRESSIONS[name]
     promql_parser.parse(expression)
-    metrics = set(re.findall(r"\bray_(?!io_)\w+", expression))
+    known = METRICS | METRICS_OF_OTHERS
+    metrics = set(re.findall(r"\b(?:ray_(?!io_)|kube)\w+", expression))
     assert metrics
-    assert metrics <= METRICS.keys()
+    assert metrics <= known.keys()
     labels = set(re.findall(r"(\w+)(?:=~?|!=)\"", expression))
     labels |= {word for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression) for word in group.split(", ")}
-    assert labels <= FROM_THE_POD | set().union(*(METRICS[metric] for metric in metrics))
+    assert labels <= FROM_THE_POD | set().union(*(known[metric] for metric in metrics))
 
 
 def test_a_query_with_a_mistake_would_be_noticed() -> None:
     with pytest.raises(ValueError, match="parenthesis"):
         promql_parser.parse("sum by (status (rate(x[5m]))")
+
+
+def test_jobs_that_fail_and_nights_that_are_missed_are_those_of_the_overlays() -> None:
+    failed, missed = EXPRESSIONS["Sam3ltJobFailed"], EXPRESSIONS["Sam3ltNightMissed"]
+    (names,) = set(re.findall(r'\bname=~"([^"]+)"', failed))
+    started = {
+        manifest["metadata"]["name"] for name in OVERLAYS for manifest in overlay(name) if "Job" in manifest["kind"]
+    }
+    assert [name for name in started if not re.fullmatch(names, name)] == []  # nights are named after what starts them
+    (states,) = set(re.findall(r'deployment_status=~"([^"]+)"', failed))
+    ends = runpy.run_path(str(INFRA.parent / "jobs" / "start_rayjob.py"))["_ENDS"]
+    assert {"Complete", *states.split("|")} == set(ends)
+    (nightly,) = [manifest["metadata"]["name"] for manifest in overlay("scheduled") if manifest["kind"] == "CronJob"]
+    assert set(re.findall(r'cronjob="([^"]+)"', missed)) == {nightly}
 
 
 def test_every_metric_is_on_the_dashboard() -> None:

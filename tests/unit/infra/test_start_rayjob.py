@@ -18,8 +18,10 @@ from tests.unit.infra.ray_kinds import RayJobSpec
 
 JOB = Path(__file__).parents[3] / "jobs" / "start_rayjob.py"
 start_rayjob = SimpleNamespace(**runpy.run_path(str(JOB)))
-NAME = "sam3lt-nightly-29400000"
+JOB, UID = "sam3lt-nightly-29400000", "uid-1"
+NAME = start_rayjob.name_of_copy(JOB, UID)
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+REFUSED = {"reason": "ValidationFailed", "message": "no such field"}
 DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
 
 
@@ -94,7 +96,7 @@ def rayjobs(server: ApiServer, tmp_path: Path) -> Any:
 
 
 def run(rayjobs: Any, *, patience_s: float = 60.0) -> int:
-    rayjobs.create(start_rayjob.copy_of(rayjobs.get("sam3lt-label"), NAME, "uid-1"))
+    rayjobs.create(start_rayjob.copy_of(rayjobs.get("sam3lt-label"), JOB, UID))
     code: int = start_rayjob.wait_for_end(rayjobs, NAME, poll_s=0.0, patience_s=patience_s)
     return code
 
@@ -108,7 +110,9 @@ def test_the_copy_runs_and_belongs_to_the_job_that_made_it(
     assert copy["spec"] == server.rayjobs["sam3lt-label"]["spec"] | {"suspend": False}
     RayJobSpec.model_validate(copy["spec"])
     (owner,) = copy["metadata"]["ownerReferences"]
-    assert (owner["kind"], owner["name"], owner["uid"]) == ("Job", NAME, "uid-1")
+    assert (owner["kind"], owner["name"], owner["uid"]) == ("Job", JOB, UID)
+    # Otherwise KubeRay finds the Job that waits, takes it for its own submitter, and submits nothing.
+    assert copy["metadata"]["name"] != owner["name"]
     assert "503" in capsys.readouterr().err
 
 
@@ -122,6 +126,14 @@ def test_a_second_start_waits_for_the_copy_of_the_first(server: ApiServer, rayjo
 def test_it_does_not_wait_for_ever_for_a_server_that_is_away(server: ApiServer, rayjobs: Any) -> None:
     with pytest.raises(OSError, match="503"):
         run(rayjobs, patience_s=0.0)
+
+
+@pytest.mark.parametrize("server", [[{"jobDeploymentStatus": "ValidationFailed", **REFUSED}]], indirect=True)
+def test_it_does_not_wait_for_a_rayjob_that_the_operator_refused(
+    rayjobs: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(rayjobs) == 2
+    assert "no such field" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("server", [[]], indirect=True)
@@ -152,7 +164,7 @@ def test_a_template_that_is_missing_is_an_error(server: ApiServer, rayjobs: Any)
         ),
         ({"jobStatus": "FAILED", "reason": "AppFailed", "message": "it was killed"}, 1),
         ({"jobStatus": "RUNNING", "reason": "DeadlineExceeded"}, 75),
-        ({"reason": "ValidationFailed", "message": "no such field"}, 2),
+        (REFUSED, 2),
     ],
 )
 def test_exit_codes_are_the_drivers(status: dict[str, Any], code: int) -> None:
@@ -161,6 +173,7 @@ def test_exit_codes_are_the_drivers(status: dict[str, Any], code: int) -> None:
 
 def test_a_queues_copy_stays_suspended_until_the_queue_lets_it_go() -> None:
     (template,) = [manifest for manifest in overlay("kueue") if manifest["kind"] == "RayJob"]
-    copy = start_rayjob.copy_of(template, NAME, None)
+    copy = start_rayjob.copy_of(template, JOB, None)
+    assert copy["metadata"]["name"] == JOB
     assert copy["spec"]["suspend"] is True
     assert copy["metadata"]["ownerReferences"] == []

@@ -10,9 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
 from sam3lt_ray.inputs.file_listing import file_version
+from sam3lt_ray.inputs.ranged_file import RangedFile
 from sam3lt_ray.inputs.reading import read_units
 from sam3lt_ray.records import EncodedImage, ReadRange, Shard, Unit
 
@@ -83,3 +85,17 @@ def assert_same_from_every_unit(shard: Shard, settings: InputSettings, units: Se
         assert list(read_units(shard, [start], settings, LOCAL, keys_before(units))) == list(units[position:])
         only = ReadRange(unit.range.first, unit.range.end, offset)
         assert list(read_units(shard, [only], settings, LOCAL)) == [unit]
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """From now on: how many bytes each request brought."""
+    lengths: list[int] = []
+    original = RangedFile.read_at
+
+    def counted(self: RangedFile, offset: int, num_bytes: int) -> bytes:
+        data = original(self, offset, num_bytes)
+        lengths.append(len(data))
+        return data
+
+    monkeypatch.setattr(RangedFile, "read_at", counted)
+    return lengths

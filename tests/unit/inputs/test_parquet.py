@@ -20,6 +20,7 @@ from sam3lt_ray.records import ReadRange, Shard
 from tests.unit.inputs.shard_files import (
     LOCAL,
     assert_same_from_every_unit,
+    count_reads,
     images_of,
     keys_before,
     make_shard,
@@ -156,15 +157,7 @@ def test_skipped_row_groups_and_other_columns_are_not_read(tmp_path: Path, monke
     shard = make_shard(tmp_path, buffer.getvalue(), "x.parquet")
     named = settings_for("parquet", image_column="image", images_per_unit=4)
     units = read_all(shard, named)
-    lengths: list[int] = []
-    original = RangedFile.read_at
-
-    def counted(self: RangedFile, offset: int, num_bytes: int) -> bytes:
-        data = original(self, offset, num_bytes)
-        lengths.append(len(data))
-        return data
-
-    monkeypatch.setattr(RangedFile, "read_at", counted)
+    lengths = count_reads(monkeypatch)
     assert list(read_units(shard, [ReadRange(8)], named, LOCAL)) == units[2:]
     assert 80_000 < sum(lengths) < 200_000
 

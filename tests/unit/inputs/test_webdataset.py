@@ -18,6 +18,7 @@ from sam3lt_ray.records import ReadRange, Unit
 from tests.unit.inputs.shard_files import (
     LOCAL,
     assert_same_from_every_unit,
+    count_reads,
     images_of,
     keys_before,
     make_shard,
@@ -105,25 +106,12 @@ def test_repetition_is_found_when_reading_from_the_middle(tmp_path: Path) -> Non
 def test_too_large_members_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = make_shard(tmp_path, make_tar([("big.jpg", bytes(3 * 2**20)), ("small.jpg", b"x")]))
     monkeypatch.setattr(forward_reader, "BLOCK_BYTES", 4096)
-    read_bytes = _count_reads(monkeypatch)
+    read_bytes = count_reads(monkeypatch)
     big, small = images_of(read_all(shard, settings_for(max_image_mb=2)))
     assert (big.error_kind, big.data, small.data) == ("too_large", b"", b"x")
     assert "3,145,728 bytes" in str(big.error_message)
     assert "2 MB" in str(big.error_message)
     assert sum(read_bytes) < 30_000
-
-
-def _count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    lengths: list[int] = []
-    original = RangedFile.read_at
-
-    def counted(self: RangedFile, offset: int, num_bytes: int) -> bytes:
-        data = original(self, offset, num_bytes)
-        lengths.append(len(data))
-        return data
-
-    monkeypatch.setattr(RangedFile, "read_at", counted)
-    return lengths
 
 
 def test_reading_from_an_offset_reads_nothing_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +134,7 @@ def test_range_with_end_stops_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     small = settings_for(images_per_unit=10)
     units = read_all(shard, small)
     monkeypatch.setattr(forward_reader, "BLOCK_BYTES", 4096)
-    read_bytes = _count_reads(monkeypatch)
+    read_bytes = count_reads(monkeypatch)
     assert list(read_units(shard, [ReadRange(0, 10)], small, LOCAL)) == units[:1]
     assert sum(read_bytes) < 12 * 7000
 

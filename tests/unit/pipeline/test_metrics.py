@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
 import pytest
 
 from sam3lt_ray.labels.rows import UnitCounts
+from sam3lt_ray.pipeline import metrics
 from sam3lt_ray.pipeline.actors import UnitOutcome
-from sam3lt_ray.pipeline.metrics import BusyShare, OpenShards
+from sam3lt_ray.pipeline.metrics import BusyShare, OpenShards, RunMetrics
 from sam3lt_ray.records import Shard, UnitRange
 from sam3lt_ray.stages.label import LabelTimings
 from sam3lt_ray.stages.read import ShardWork
@@ -49,17 +55,104 @@ def test_a_shard_is_open_until_its_last_layer_is_done_and_gaps_may_have_an_end()
     assert (shards.num_open, shards.num_final) == (0, 1)
 
 
+class _Told:
+    """A gauge or counter of Ray's that keeps what it is told."""
+
+    values: ClassVar[dict[tuple[str, str], float]] = {}
+    times: ClassVar[Counter[tuple[str, str]]] = Counter()
+    is_set = threading.Condition()
+
+    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+        self.name = name
+
+    def set_default_tags(self, tags: dict[str, str]) -> None:
+        pass
+
+    def set(self, value: float, tags: dict[str, str] | None = None) -> None:
+        with self.is_set:
+            key = self.name, "".join((tags or {}).values())
+            self.values[key] = value
+            self.times[key] += 1
+            self.is_set.notify_all()
+
+    inc = set
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> type[_Told]:
+    monkeypatch.setattr(metrics, "prometheus", SimpleNamespace(Gauge=_Told, Counter=_Told))
+    _Told.values.clear()
+    _Told.times.clear()
+    return _Told
+
+
+def _run_metrics(**options: Any) -> RunMetrics:
+    work = [ShardWork(Shard("a.tar", "a.tar"), "000", gaps=((0, None),))]
+    return RunMetrics("run", {}, 1, OpenShards(work, num_shards=3), **options)
+
+
+def test_gauges_are_set_again_and_again_while_no_unit_comes(told: type[_Told]) -> None:
+    run = _run_metrics(gauge_interval_s=0.001)
+    open_shards, final_shards, busy = (
+        ("sam3lt_shards", "open"),
+        ("sam3lt_shards", "final"),
+        ("sam3lt_gpu_busy_fraction", ""),
+    )
+    try:
+        with told.is_set:
+            assert told.is_set.wait_for(lambda: told.times[open_shards] > 3, timeout=60)
+            assert busy not in told.times  # nothing is known of the devices yet
+        share = run.add(_outcome("a.tar", 0, 5, is_last=True))
+        assert share is not None
+        with told.is_set:
+            seen = told.times.copy()
+            assert told.is_set.wait_for(
+                lambda: all(told.times[gauge] > seen[gauge] + 3 for gauge in (open_shards, final_shards, busy)),
+                timeout=60,
+            )
+            assert (told.values[open_shards], told.values[final_shards]) == (0, 3)
+    finally:
+        run.close()
+    assert "sam3lt-gauges" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_what_happens_is_shown_at_once_and_counted_once(told: type[_Told]) -> None:
+    run = _run_metrics(gauge_interval_s=3600.0)
+    run.add(_outcome("a.tar", 0, 5, is_last=True))
+    run.close()
+    assert told.values["sam3lt_shards", "final"] == 3
+    assert (told.values["sam3lt_part_seconds", "prompts"], told.times["sam3lt_part_seconds", "prompts"]) == (1.0, 1)
+
+
 def test_the_share_is_of_the_last_minute_and_of_all_devices() -> None:
     now = [100.0]
     busy = BusyShare(2, lambda: now[0])
+    assert busy.share() is None
     now[0] = 110.0
-    assert busy.add(20.0, "a") == pytest.approx(1.0)
+    busy.add(20.0, "a")
+    assert busy.share() == pytest.approx(1.0)
     now[0] = 120.0
-    assert busy.add(0.0, "b") == pytest.approx(0.5)
+    busy.add(0.0, "b")
+    assert busy.share() == pytest.approx(0.5)
     for _ in range(12):
         now[0] += 10.0
-        share = busy.add(5.0, "a")
-    assert share == pytest.approx(0.25)
+        busy.add(5.0, "a")
+    assert busy.share() == pytest.approx(0.25)
+
+
+def test_devices_that_report_seldom_are_not_idle_between_reports() -> None:
+    now = [0.0]
+    busy = BusyShare(1, lambda: now[0])
+    for _ in range(2):
+        now[0] += 300.0
+        busy.add(240.0, "a")
+        assert busy.share() == pytest.approx(0.8)
+    now[0] += 300.0
+    assert busy.share() == pytest.approx(0.8)
+    now[0] += 30.0  # half a minute more than a unit took so far
+    assert busy.share() == pytest.approx(0.4)
+    now[0] += 30.0
+    assert busy.share() == 0.0
 
 
 def test_devices_that_join_count_and_those_that_are_gone_do_not() -> None:
@@ -67,9 +160,9 @@ def test_devices_that_join_count_and_those_that_are_gone_do_not() -> None:
     busy = BusyShare(1, lambda: now[0])
     for device in "abc":
         now[0] += 10.0
-        share = busy.add(10.0, device)
-    assert share == pytest.approx(1 / 3)
+        busy.add(10.0, device)
+    assert busy.share() == pytest.approx(1 / 3)
     for _ in range(80):
         now[0] += 10.0
-        share = busy.add(10.0, "c")
-    assert share == pytest.approx(1.0)
+        busy.add(10.0, "c")
+    assert busy.share() == pytest.approx(1.0)

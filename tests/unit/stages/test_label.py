@@ -97,8 +97,9 @@ def test_decoding_runs_ahead_but_not_far() -> None:
     ahead: list[int] = []
     labeled = [0]
     labeler = _labeler(Watching(3))
-    prepare = labeler._prepare
-    labeler._prepare = lambda image: (decoded.append(image.index), prepare(image))[1]  # type: ignore[method-assign]
+    preparer = labeler._preparer
+    prepare = preparer.prepare
+    preparer.prepare = lambda image: (decoded.append(image.index), prepare(image))[1]  # type: ignore[method-assign]
     labeler.label_unit(_unit([EncodedImage(i, f"{i}.png", plain_image((i, 0, 0))) for i in range(60)]))
     assert labeled[0] == 60
     in_the_batch, waiting = Watching.images_per_batch, 2 + 2 * Watching.images_per_batch
