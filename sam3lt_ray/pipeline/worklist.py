@@ -26,6 +26,9 @@ from sam3lt_ray.vocabulary.labels import Label
 
 _CHUNK: Final = 1_000  # shards whose footers are read at a time
 
+# One for all shards that lack everything, of which there may be a million.
+_WHOLE: Final = ((0, None),)
+
 # Labels that were not asked -> the shards with such images, and where in them.
 Missing: TypeAlias = dict[frozenset[int], list[tuple[Shard, list[Gap]]]]
 
@@ -153,6 +156,8 @@ def num_rows(work: Sequence[LayerWork]) -> int:
 
 def _shard_work(shard: Shard, layer: str, gaps: Sequence[Gap], coverage: Coverage) -> ShardWork:
     spans = tuple((gap.first, gap.end) for gap in gaps)
+    if spans == _WHOLE:
+        return ShardWork(shard, layer, _WHOLE)
     last = spans[-1][0]
     # A shard that is read from its beginning needs to know nothing about what is committed of it.
     before = tuple(unit for unit in coverage.units(shard) if unit.range.end <= last) if last > 0 else ()
