@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from sam3lt_ray.durations import format_duration
 from sam3lt_ray.logs import LogFormat
 from sam3lt_ray.terminal import printable
 
@@ -126,13 +127,6 @@ class Tally:
         if self.busy_share is not None:
             parts.append(f"devices {100 * self.busy_share:.0f} % busy")
         return ", ".join(parts)
-
-
-def format_duration(seconds: float) -> str:
-    """``3723`` as ``1:02:03``, ``63`` as ``1:03``."""
-    minutes, rest_s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest_s:02}" if hours else f"{minutes}:{rest_s:02}"
 
 
 class LogProgress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from sam3lt_ray.durations import format_rough_duration
 from sam3lt_ray.pipeline.costs import Cost
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def describe_estimate(estimate: Estimate) -> list[str]:
 def _cost_lines(name: str, cost: Cost) -> list[str]:
     parts = [f"{count_of(cost.images, 'image')} in {count_of(cost.units, 'unit')}"]
     if cost.wall_s is not None and cost.device_hours is not None:
-        parts.append(f"{_duration(cost.wall_s)}, {cost.device_hours:,.3g} device-hours")
+        parts.append(f"{format_rough_duration(cost.wall_s)}, {cost.device_hours:,.3g} device-hours")
     if cost.price is not None:
         parts.append(f"price {cost.price:,.2f}")
     if cost.output_bytes is not None:
@@ -44,12 +45,6 @@ def _cost_lines(name: str, cost: Cost) -> list[str]:
 def count_of(number: int, noun: str, plural: str = "s") -> str:
     """``1 unit``, ``1,234 units``."""
     return f"{number:,} {noun}{'' if number == 1 else plural}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def format_size(num_bytes: int) -> str:
