@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 from sam3lt_ray.labels.footer import read_counts
 from sam3lt_ray.labels.joined_counts import failed_rows
 from sam3lt_ray.labels.reading import RunReader
+from sam3lt_ray.pipeline.collector import collector_paused
 from sam3lt_ray.pipeline.prepare import PreparedRun
 from sam3lt_ray.pipeline.summary import ShardTally
 from sam3lt_ray.records import Shard
@@ -62,6 +63,7 @@ class LayerWork:
         return replace(self, shards=tuple(shards))
 
 
+@collector_paused()
 def find_missing(prepared: PreparedRun, coverage: Coverage) -> Missing:
     """What is missing in the run; complete shards are not in it, nor are vanished ones."""
     vanished = set(prepared.snapshot.vanished)
@@ -102,6 +104,7 @@ def tally_shards(prepared: PreparedRun, open_before: int, coverage: Coverage) ->
     )
 
 
+@collector_paused()
 def plan_gaps(prepared: PreparedRun, coverage: Coverage, missing: Missing) -> list[LayerWork]:
     """Put what is missing into layers, oldest first; creates the layers that are not there yet.
 
