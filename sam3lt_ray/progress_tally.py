@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sam3lt_ray.durations import format_duration
+
 
 @dataclass
 class Tally:
@@ -82,10 +84,3 @@ class Tally:
         if self.busy_share is not None:
             parts.append(f"devices {100 * self.busy_share:.0f} % busy")
         return ", ".join(parts)
-
-
-def format_duration(seconds: float) -> str:
-    """``3723`` as ``1:02:03``, ``63`` as ``1:03``."""
-    minutes, rest_s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest_s:02}" if hours else f"{minutes}:{rest_s:02}"

@@ -18,10 +18,3 @@ def printable(text: str) -> str:
     JSON stays JSON with the same content: such characters stand only inside its strings, where they may be written so.
     """
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-def rough_duration(seconds: float) -> str:
-    """``90`` as ``90 s``, ``900`` as ``15 min``, ``9000`` as ``2.5 h``."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sam3lt_ray.terminal import rough_duration
+from sam3lt_ray.durations import format_rough_duration
 
 if TYPE_CHECKING:
     from sam3lt_ray.labels.status import HolderState, RunState
@@ -29,7 +29,7 @@ def _lines(state: RunState) -> Iterator[tuple[str, str]]:
     if not state.is_complete:
         yield "left", _describe_rest(state)
     if state.last_commit_age_s is not None:
-        yield "newest", f"unit committed {rough_duration(state.last_commit_age_s)} ago"
+        yield "newest", f"unit committed {format_rough_duration(state.last_commit_age_s)} ago"
     for shard in state.slowest_shards:
         middle = _rate(state.median_shard_images_per_s or 0.0)
         yield "slowest", f"{shard.name}: {_rate(shard.images_per_s)} images/s (median of the shards {middle})"
@@ -43,7 +43,7 @@ def _lines(state: RunState) -> Iterator[tuple[str, str]]:
 
 def _describe_holder(holder: HolderState) -> str:
     if holder.is_silent:
-        silence = rough_duration(holder.renewed_age_s)
+        silence = format_rough_duration(holder.renewed_age_s)
         return f"{holder.who}, which has not been heard of for {silence}; the next start takes over"
     stuck = "; it lives but commits nothing: it looks stuck" if holder.looks_stuck else ""
     return f"{holder.who}{stuck}"
@@ -53,7 +53,7 @@ def _describe_rest(state: RunState) -> str:
     if state.images_left is None:
         return "unknown until a shard is done"
     about = "about " if state.images_left_is_estimate else ""
-    time = "" if state.remaining_s is None else f", about {rough_duration(state.remaining_s)} at this rate"
+    time = "" if state.remaining_s is None else f", about {format_rough_duration(state.remaining_s)} at this rate"
     return f"{about}{state.images_left:,} images{time}"
 
 

@@ -2,17 +2,22 @@
 
 On a CPU a run has several actors, which slow each other: they share memory, caches, often cores. So as many processes
 as the run would have actors label at the same time, instead of one whose speed is multiplied.
+
+Other programs come and go while this measures. So the images are labeled in several rounds, whose median counts, and
+each round asks every set of labels: what disturbs one of them disturbs the others as well.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
-from threading import BrokenBarrierError
+from statistics import fmean, median
 from typing import Any, Final
 
 from sam3lt_ray.errors import ImageError
@@ -22,15 +27,12 @@ from sam3lt_ray.records import EncodedImage, Unit, UnitRange
 from sam3lt_ray.stages.label import Engine, ImageLabeler
 from sam3lt_ray.vocabulary.labels import Vocabulary
 
-_START_TIMEOUT_S: Final = 900.0
 _NICENESS: Final = 15  # that of Ray's workers: on a busy machine others come first there too
 _WARM_UP_BATCHES: Final = 2
-
-
-class _Child:
-    """What a child process was begun with."""
-
-    barrier: Any = None
+# Rounds go on until each set of labels was measured for so long, so often at least; and no longer than the last.
+_ENOUGH_S: Final = 10.0
+_ENOUGH_ROUNDS: Final = 3
+_TOO_LONG_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class CalibrationJob:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one process has measured.
+    """What one process has measured in one round.
 
     Attributes:
         images: Images labeled.
@@ -69,73 +71,130 @@ class Measured:
     output: OutputSize
 
 
-def calibrate(job: CalibrationJob, images: Sequence[EncodedImage], num_processes: int) -> list[Measured]:
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was measured for one set of labels.
+
+    Attributes:
+        rounds: For each round what its processes have measured at the same time; at least one of one.
+    """
+
+    rounds: tuple[tuple[Measured, ...], ...]
+
+    @property
+    def num_processes(self) -> int:
+        """Processes that labeled at once."""
+        return len(self.rounds[0])
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Images per second of all processes together, round by round."""
+        return tuple(math.fsum(one.images / one.seconds for one in of_round) for of_round in self.rounds)
+
+    @property
+    def images_per_s(self) -> float:
+        """Of all processes together, in the middle round."""
+        return median(self.rates)
+
+    @property
+    def output(self) -> OutputSize:
+        """Size of labels; every round gives the same."""
+        sizes = [one.output for one in self.rounds[0]]
+        return OutputSize(fmean(one.bytes_per_image for one in sizes), fmean(one.bytes_per_unit for one in sizes))
+
+
+def calibrate(jobs: Sequence[CalibrationJob], images: Sequence[EncodedImage], num_processes: int) -> list[Calibration]:
     """Label the images in several processes at once, all of them in each, and measure; nothing is kept.
 
     Args:
-        job: What labels.
+        jobs: What labels, for each set of labels.
         images: At least one.
         num_processes: Processes at once.
 
     Raises:
-        Sam3ltError: The engine cannot be loaded.
+        Sam3ltError: An engine cannot be loaded.
     """
     context = get_context("spawn")  # CUDA knows no fork, and the threads for torch are counted per process
-    barrier = context.Barrier(num_processes)
-    with ProcessPoolExecutor(num_processes, context, initializer=_begin_child, initargs=(barrier,)) as pool:
-        futures = [
-            pool.submit(_measure_in_child, job, [*images[start:], *images[:start]])
-            for start in (number * len(images) // num_processes for number in range(num_processes))
+    with ExitStack() as stack:
+        pools = [
+            stack.enter_context(ProcessPoolExecutor(1, context, initializer=os.nice, initargs=(_NICENESS,)))
+            for _ in range(num_processes)
         ]
-        failures = [failure for future in futures if (failure := future.exception()) is not None]
-    for failure in failures:
-        if not isinstance(failure, BrokenBarrierError):  # what the others say when one has failed
-            raise failure
-    return [future.result() for future in futures]
+        starts = [number * len(images) // num_processes for number in range(num_processes)]
+        loading = [
+            pool.submit(_load_in_child, jobs, [*images[start:], *images[:start]])
+            for pool, start in zip(pools, starts, strict=True)
+        ]
+        for future in loading:
+            future.result()
+        rounds: list[list[tuple[Measured, ...]]] = []
+        while not _is_enough(rounds):
+            rounds.append([])
+            for position in range(len(jobs)):
+                measuring = [pool.submit(_measure_in_child, position) for pool in pools]
+                rounds[-1].append(tuple(future.result() for future in measuring))
+    return [Calibration(tuple(of_round[position] for of_round in rounds)) for position in range(len(jobs))]
 
 
-def measure(job: CalibrationJob, images: Sequence[EncodedImage], ready: Callable[[], object]) -> Measured:
-    """Label the images in this process.
+def _is_enough(rounds: Sequence[Sequence[Sequence[Measured]]]) -> bool:
+    if not rounds:
+        return False
+    sums_s = [
+        math.fsum(max(one.seconds for one in of_round) for of_round in of_job) for of_job in zip(*rounds, strict=True)
+    ]
+    return (len(rounds) >= _ENOUGH_ROUNDS and min(sums_s) >= _ENOUGH_S) or sum(sums_s) >= _TOO_LONG_S
+
+
+class WarmLabeler:
+    """What one process measures one set of labels with: loaded, and past its first images.
 
     Args:
         job: What labels.
         images: At least one.
-        ready: Called when the engine is loaded and warm, just before the clock starts.
     """
-    engine = job.load_engine()
-    labeler = ImageLabeler(
-        engine,
-        job.vocabulary,
-        merge_iou=job.merge_iou,
-        max_pixels=job.max_pixels,
-        decode_threads=job.decode_threads,
-    )
-    labeler.label_unit(_as_unit(images[: _WARM_UP_BATCHES * engine.images_per_batch]))
-    ready()
-    start = time.perf_counter()
-    unit = _as_unit(images)
-    results, _ = labeler.label_unit(unit)
-    rows = build_rows(unit, results, loose_files=job.loose_files)
-    num_bytes = len(encode_unit_file(unit, rows, job.provenance))
-    seconds = time.perf_counter() - start
-    # What a file takes whatever is in it; without any row the columns' part of the footer would be missing.
-    blank_bytes = len(encode_unit_file(unit, [{**rows[0], "instances": []}], job.provenance))
-    output = OutputSize(max(0, num_bytes - blank_bytes) / len(images), float(blank_bytes))
-    return Measured(len(images), sum(isinstance(result, ImageError) for result in results), seconds, output)
+
+    def __init__(self, job: CalibrationJob, images: Sequence[EncodedImage]) -> None:
+        self._job = job
+        self._unit = _as_unit(images)
+        engine = job.load_engine()
+        self._labeler = ImageLabeler(
+            engine,
+            job.vocabulary,
+            merge_iou=job.merge_iou,
+            max_pixels=job.max_pixels,
+            decode_threads=job.decode_threads,
+        )
+        self._labeler.label_unit(_as_unit(images[: _WARM_UP_BATCHES * engine.images_per_batch]))
+
+    def measure(self) -> Measured:
+        """Label the images once."""
+        job, unit = self._job, self._unit
+        start = time.perf_counter()
+        results, _ = self._labeler.label_unit(unit)
+        rows = build_rows(unit, results, loose_files=job.loose_files)
+        num_bytes = len(encode_unit_file(unit, rows, job.provenance))
+        seconds = time.perf_counter() - start
+        # What a file takes whatever is in it; without any row the columns' part of the footer would be missing.
+        blank_bytes = len(encode_unit_file(unit, [{**rows[0], "instances": []}], job.provenance))
+        count = len(unit.images)
+        output = OutputSize(max(0, num_bytes - blank_bytes) / count, float(blank_bytes))
+        return Measured(count, sum(isinstance(result, ImageError) for result in results), seconds, output)
 
 
 def _as_unit(images: Sequence[EncodedImage]) -> Unit:
     return Unit("calibration", UnitRange(0, len(images), is_last=True), tuple(images))
 
 
-def _begin_child(barrier: Any) -> None:
-    _Child.barrier = barrier
-    os.nice(_NICENESS)
+class _Child:
+    """What a child process has loaded, in the order of the jobs."""
+
+    labelers: Any = ()
 
 
-def _measure_in_child(job: CalibrationJob, images: Sequence[EncodedImage]) -> Measured:
-    try:
-        return measure(job, images, lambda: _Child.barrier.wait(_START_TIMEOUT_S))
-    except BaseException:
-        _Child.barrier.abort()
-        raise
+def _load_in_child(jobs: Sequence[CalibrationJob], images: Sequence[EncodedImage]) -> None:
+    _Child.labelers = [WarmLabeler(job, images) for job in jobs]
+
+
+def _measure_in_child(position: int) -> Measured:
+    measured: Measured = _Child.labelers[position].measure()
+    return measured

@@ -5,16 +5,14 @@ Every figure comes with a sentence about where it is from. Nothing is written, a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean
 from typing import Literal
 
 from sam3lt_ray.errors import InputError, UsageError
 from sam3lt_ray.pipeline.actor_plan import ActorResources, plan_local_actors
-from sam3lt_ray.pipeline.calibration import CalibrationJob, Measured, calibrate
+from sam3lt_ray.pipeline.calibration import Calibration, CalibrationJob, calibrate
 from sam3lt_ray.pipeline.costs import Cost, OutputSize, Terms, cost_of
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.estimate_text import count_of, describe_estimate
@@ -184,17 +182,17 @@ def _calibrate(
     images: Sequence[EncodedImage],
     resources: ActorResources,
     load_engine: EngineFactory,
-) -> dict[_LabelIds, list[Measured]]:
+) -> dict[_LabelIds, Calibration]:
     if not images:
         raise InputError("There is no image in the input to calibrate with; state --images-per-second instead.")
     # Actors on GPUs do not share one, unless they are told to; on CPUs all of them run side by side.
     at_once = max(1, int(1 // resources.num_gpus)) if resources.device == "cuda" else resources.num_actors
     config = prepared.config
-    measured = {}
+    jobs = {}
     for label_ids in questions:
         vocabulary = Vocabulary(labels_of(prepared, label_ids), prepared.vocabulary.source)
         prompts = tuple(prompt.text for prompt in vocabulary.prompts)
-        job = CalibrationJob(
+        jobs[label_ids] = CalibrationJob(
             load_engine=partial(load_engine, prepared.checkpoint, prompts, config, resources),
             vocabulary=vocabulary,
             provenance=prepared.provenance(Layer("000", vocabulary.labels)),
@@ -203,34 +201,30 @@ def _calibrate(
             decode_threads=resources.decode_threads,
             loose_files=config.input.has_loose_files,
         )
-        measured[label_ids] = calibrate(job, images, at_once)
-    return measured
+    return dict(zip(jobs, calibrate(list(jobs.values()), images, at_once), strict=True))
 
 
-def _rate(
-    measured: Sequence[Measured] | None, resources: ActorResources | None, options: EstimateOptions
-) -> float | None:
+def _rate(measured: Calibration | None, resources: ActorResources | None, options: EstimateOptions) -> float | None:
     """Images per second of one device."""
     if measured is None:
         return options.images_per_s
-    together = math.fsum(one.images / one.seconds for one in measured)
-    return together if resources is not None and resources.device == "cuda" else together / len(measured)
+    return measured.images_per_s / _devices_at_once(measured, resources)
+
+
+def _devices_at_once(measured: Calibration, resources: ActorResources | None) -> int:
+    """How many devices were measured together: a GPU that actors share is one."""
+    return 1 if resources is not None and resources.device == "cuda" else measured.num_processes
 
 
 def _outputs(
     questions: Iterable[_LabelIds],
-    measured: Mapping[_LabelIds, Sequence[Measured]],
+    measured: Mapping[_LabelIds, Calibration],
     prepared: PreparedRun,
     coverage: Coverage,
 ) -> dict[_LabelIds, OutputSize]:
     """Size of labels by what was asked: measured, else that of units which were asked the same."""
     if measured:
-        return {
-            ids: OutputSize(
-                fmean(one.output.bytes_per_image for one in of_ids), fmean(one.output.bytes_per_unit for one in of_ids)
-            )
-            for ids, of_ids in measured.items()
-        }
+        return {ids: of_ids.output for ids, of_ids in measured.items()}
     by_answers = {ids: name for name, ids in coverage.answers.items()}
     found = {}
     for ids in questions:
@@ -244,25 +238,28 @@ def _outputs(
 
 
 def _describe_rate(
-    measured: Mapping[_LabelIds, Sequence[Measured]],
+    measured: Mapping[_LabelIds, Calibration],
     everything: _LabelIds,
     resources: ActorResources | None,
     options: EstimateOptions,
 ) -> str | None:
     if everything not in measured:
         return None if options.images_per_s is None else "as stated, whatever labels are asked"
-    processes = measured[everything]
-    errors = f", {processes[0].errors} of them unusable" if processes[0].errors else ""
+    found = measured[everything]
+    first, devices = found.rounds[0][0], _devices_at_once(found, resources)
+    errors = f", {first.errors} of them unusable" if first.errors else ""
     where = (
         "one GPU"
         if resources is not None and resources.device == "cuda"
-        else f"{count_of(len(processes), 'process', 'es')} at once, as a run has them here"
+        else f"{count_of(found.num_processes, 'process', 'es')} at once, as a run has them here"
     )
-    layers = f"; {len(measured)} times, for each set of labels" if len(measured) > 1 else ""
-    return f"measured on {count_of(processes[0].images, 'image')}{errors}, by {where}{layers}"
+    low, high = min(found.rates) / devices, max(found.rates) / devices
+    rounds = f" in {count_of(len(found.rates), 'round')} ({low:.3g} to {high:.3g} images/s)"
+    layers = f"; each of {len(measured)} sets of labels" if len(measured) > 1 else ""
+    return f"measured on {first.images:,} images{errors}{rounds}, by {where}{layers}"
 
 
-def _describe_output(measured: Sequence[Measured] | None, outputs: Mapping[_LabelIds, OutputSize]) -> str | None:
+def _describe_output(measured: Calibration | None, outputs: Mapping[_LabelIds, OutputSize]) -> str | None:
     if measured is not None:
-        return f"from the labels of {count_of(measured[0].images, 'image')}"
+        return f"from the labels of {measured.rounds[0][0].images:,} images"
     return "from units that are committed" if outputs else None

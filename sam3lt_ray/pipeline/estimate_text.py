@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from sam3lt_ray.durations import format_rough_duration
 from sam3lt_ray.pipeline.costs import Cost
-from sam3lt_ray.terminal import rough_duration
 
 if TYPE_CHECKING:
     from sam3lt_ray.pipeline.estimate import Estimate
@@ -28,7 +28,7 @@ def describe_estimate(estimate: Estimate) -> list[str]:
 def _cost_lines(name: str, cost: Cost) -> list[str]:
     parts = [f"{count_of(cost.images, 'image')} in {count_of(cost.units, 'unit')}"]
     if cost.wall_s is not None and cost.device_hours is not None:
-        parts.append(f"{rough_duration(cost.wall_s)}, {cost.device_hours:,.3g} device-hours")
+        parts.append(f"{format_rough_duration(cost.wall_s)}, {cost.device_hours:,.3g} device-hours")
     if cost.price is not None:
         parts.append(f"price {cost.price:,.2f}")
     if cost.output_bytes is not None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeAlias
 
 from ray.util import metrics as prometheus
 
@@ -24,6 +24,7 @@ from sam3lt_ray.storage.ledger import parse_unit_path
 # A time series for each label of a large vocabulary is more than a metrics store wants.
 MAX_LABELS: Final = 100
 OTHER_LABELS: Final = "(other)"
+_Gaps: TypeAlias = Sequence[tuple[int, int | None]]
 _BUSY_WINDOW_S: Final = 60.0
 _SEEN_WINDOW_S: Final = 600.0  # a device that has reported nothing for so long is gone
 # Ray forgets a gauge that is not set between its reports, and a unit may well take longer than that. Reports are 10 s
@@ -174,15 +175,24 @@ class OpenShards:
     """
 
     def __init__(self, work: Iterable[ShardWork], num_shards: int) -> None:
-        self._left = {(item.shard.name, item.layer): (_gaps(item), set[UnitRange]()) for item in work}
-        # Asked at every unit, of up to a million shards: so it is kept, not counted anew.
-        self._layers_left = Counter[str](shard for shard, _ in self._left)
+        # By layer and shard. There may be a million: nothing is made for a shard before its first unit.
+        self._left: dict[str, dict[str, _Gaps]] = {}
+        for item in work:
+            self._left.setdefault(item.layer, {})[item.shard.name] = _gaps(item)
+        self._units: dict[tuple[str, str], set[UnitRange]] = {}
+        # Asked at every unit, so it is kept, not counted anew.
+        layers = list(self._left.values())
+        self._num_open = sum(
+            not any(shard in earlier for earlier in layers[:number])
+            for number, of_layer in enumerate(layers)
+            for shard in of_layer
+        )
         self._num_shards = num_shards
 
     @property
     def num_open(self) -> int:
         """Shards that lack rows."""
-        return len(self._layers_left)
+        return self._num_open
 
     @property
     def num_final(self) -> int:
@@ -192,15 +202,14 @@ class OpenShards:
     def add(self, outcome: UnitOutcome) -> None:
         """A unit of a shard is committed."""
         unit = parse_unit_path(outcome.path)
-        if unit is None or (key := (outcome.shard, unit.layer)) not in self._left:
+        if unit is None or outcome.shard not in self._left.get(unit.layer, ()):
             return
-        gaps, units = self._left[key]
+        units = self._units.setdefault((unit.layer, outcome.shard), set())
         units.add(unit.range)
-        if all(_is_filled(first, end, units) for first, end in gaps):
-            del self._left[key]
-            self._layers_left[outcome.shard] -= 1
-            if not self._layers_left[outcome.shard]:
-                del self._layers_left[outcome.shard]
+        if all(_is_filled(first, end, units) for first, end in self._left[unit.layer][outcome.shard]):
+            del self._left[unit.layer][outcome.shard], self._units[unit.layer, outcome.shard]
+            if not any(outcome.shard in of_layer for of_layer in self._left.values()):
+                self._num_open -= 1
 
 
 def _share_behind(moment: float, first: float, last: float) -> float:
@@ -210,7 +219,7 @@ def _share_behind(moment: float, first: float, last: float) -> float:
     return (last - moment) / (last - first) if last > moment else 0.0
 
 
-def _gaps(work: ShardWork) -> Sequence[tuple[int, int | None]]:
+def _gaps(work: ShardWork) -> _Gaps:
     return work.gaps or [(retry.unit.range.first, retry.unit.range.end) for retry in work.retries]
 
 

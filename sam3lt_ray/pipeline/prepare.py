@@ -13,6 +13,7 @@ from sam3lt_ray.engine.checkpoint import Checkpoint, PromptTokenizer, resolve_ch
 from sam3lt_ray.errors import RetryableRunError
 from sam3lt_ray.inputs.listing import list_shards
 from sam3lt_ray.labels.rows import Provenance
+from sam3lt_ray.pipeline.collector import collector_paused
 from sam3lt_ray.pipeline.fork import Origin
 from sam3lt_ray.records import Shard
 from sam3lt_ray.storage.coverage import Coverage
@@ -69,6 +70,7 @@ class PreparedRun:
         """All shards the run covers, those of earlier starts first."""
         return self.snapshot.shards
 
+    @collector_paused()
     def coverage(self) -> Coverage:
         """What is committed now, from a fresh listing of each layer."""
         run = find_run(self.store)
@@ -99,6 +101,7 @@ class PreparedRun:
             )
 
 
+@collector_paused()
 def prepare_run(
     config: Config, base_dir: Path | None = None, *, discard_existing: bool = False, origin: Origin | None = None
 ) -> PreparedRun:

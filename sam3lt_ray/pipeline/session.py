@@ -101,14 +101,19 @@ class RunSession:
 
     def label_missing(self) -> RunSummary:
         """Ask every image what it was not asked."""
+        work = self._plan_missing()
+        if not work:
+            return self._finish("done", "Nothing was missing.")
+        return self._work_off(work, "Every image has its row.")
+
+    def _plan_missing(self) -> list[LayerWork]:
+        """What there is to ask. All else that is known of a million shards goes before labeling begins."""
         coverage = self._present_coverage()
         missing = find_missing(self._prepared, coverage)
         self._books.tally.shards_open_before = num_shards(missing)
         work = plan_gaps(self._prepared, coverage, missing)
         self._announce(coverage, work)
-        if not work:
-            return self._finish("done", "Nothing was missing.")
-        return self._work_off(work, "Every image has its row.")
+        return work
 
     def retry_errors(self) -> RunSummary:
         """Make error rows again, and nothing else."""

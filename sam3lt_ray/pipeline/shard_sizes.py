@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sam3lt_ray.inputs.forward_reader import BLOCK_BYTES
@@ -27,6 +27,7 @@ class ShardSizes:
     coverage: Coverage
     counts: Mapping[str, int | None]
     sample: InputSample
+    _found: dict[str, int | None] = field(default_factory=dict, init=False, repr=False)
 
     def images(self, shard: Shard) -> int:
         """Images of a shard."""
@@ -65,6 +66,11 @@ class ShardSizes:
         )
 
     def _known(self, shard: Shard) -> int | None:
+        if shard.name not in self._found:  # asked several times of each shard, and coverage takes its time
+            self._found[shard.name] = self._look_up(shard)
+        return self._found[shard.name]
+
+    def _look_up(self, shard: Shard) -> int | None:
         for counts in (self.counts, self.sample.read_whole):
             counted = counts.get(shard.name)
             if counted is not None:

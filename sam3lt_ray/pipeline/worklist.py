@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 from sam3lt_ray.labels.footer import read_counts
 from sam3lt_ray.labels.joined_counts import failed_rows
 from sam3lt_ray.labels.reading import RunReader
+from sam3lt_ray.pipeline.collector import collector_paused
 from sam3lt_ray.pipeline.prepare import PreparedRun
 from sam3lt_ray.pipeline.summary import ShardTally
 from sam3lt_ray.records import Shard
@@ -25,6 +26,9 @@ from sam3lt_ray.storage.ledger import UnitFile
 from sam3lt_ray.vocabulary.labels import Label
 
 _CHUNK: Final = 1_000  # shards whose footers are read at a time
+
+# One for all shards that lack everything, of which there may be a million.
+_WHOLE: Final = ((0, None),)
 
 # Labels that were not asked -> the shards with such images, and where in them.
 Missing: TypeAlias = dict[frozenset[int], list[tuple[Shard, list[Gap]]]]
@@ -59,6 +63,7 @@ class LayerWork:
         return replace(self, shards=tuple(shards))
 
 
+@collector_paused()
 def find_missing(prepared: PreparedRun, coverage: Coverage) -> Missing:
     """What is missing in the run; complete shards are not in it, nor are vanished ones."""
     vanished = set(prepared.snapshot.vanished)
@@ -99,6 +104,7 @@ def tally_shards(prepared: PreparedRun, open_before: int, coverage: Coverage) ->
     )
 
 
+@collector_paused()
 def plan_gaps(prepared: PreparedRun, coverage: Coverage, missing: Missing) -> list[LayerWork]:
     """Put what is missing into layers, oldest first; creates the layers that are not there yet.
 
@@ -153,6 +159,8 @@ def num_rows(work: Sequence[LayerWork]) -> int:
 
 def _shard_work(shard: Shard, layer: str, gaps: Sequence[Gap], coverage: Coverage) -> ShardWork:
     spans = tuple((gap.first, gap.end) for gap in gaps)
+    if spans == _WHOLE:
+        return ShardWork(shard, layer, _WHOLE)
     last = spans[-1][0]
     # A shard that is read from its beginning needs to know nothing about what is committed of it.
     before = tuple(unit for unit in coverage.units(shard) if unit.range.end <= last) if last > 0 else ()

@@ -48,11 +48,14 @@ class Coverage:
     editions: Mapping[str, str] = field(default_factory=dict)
     answers: dict[str, frozenset[int]] = field(init=False)
     _ledgers: dict[str, Ledger] = field(init=False)
+    _everything: Gap = field(init=False)
 
     def __post_init__(self) -> None:
         found = {layer.name: layer.answers(self.wanted) for layer in self.layers}
         self.answers = {name: label_ids for name, label_ids in found.items() if label_ids}
         self._ledgers = {layer.name: Ledger(layer.name) for layer in self.layers}
+        # One for all shards that lack everything: there may be a million of them.
+        self._everything = Gap(0, None, frozenset(self.wanted))
 
     def list_layers(self, store: RunStore, names: Iterable[str] | None = None) -> Coverage:
         """Look at what is committed now; one listing for each layer.
@@ -82,6 +85,8 @@ class Coverage:
         if whole >= self.wanted.keys():
             return []
         units = [(name, unit) for name in self._ledgers for unit in self._ledgers[name].units(shard_dir)]
+        if not units:
+            return [self._everything]
         end = min((unit.end for _, unit in units if unit.is_last), default=None)
         points = sorted({0, *(unit.first for _, unit in units), *(unit.end for _, unit in units)})
         asked_at: dict[int, set[int]] = {point: set() for point in points}

@@ -12,11 +12,9 @@ import asyncio
 import random
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 from aiobotocore.session import AioSession
-from botocore.utils import parse_timestamp
 from fsspec.asyn import sync_wrapper
 from s3fs import S3FileSystem
 
@@ -27,6 +25,7 @@ from sam3lt_ray.storage.failures import (
     s3_error_code,
     s3_status,
 )
+from sam3lt_ray.storage.listing_parser import ListingParserFactory
 
 CONNECT_TIMEOUT_S: Final = 10.0
 MAX_ATTEMPTS: Final = 10  # about 20 s of pauses
@@ -119,11 +118,10 @@ class PatientS3FileSystem(S3FileSystem):  # type: ignore[misc]  # s3fs has no ty
         return TIMEOUTS_PER_ATTEMPT * float(self.config_kwargs["read_timeout"]) + num_bytes / SLOWEST_BYTES_PER_S
 
     async def set_session(self, refresh: bool = False, kwargs: dict[str, Any] = {}) -> Any:  # noqa: B006  (as in s3fs)
-        """As s3fs does it, with a session of ours: botocore's own parser of dates takes most of a listing's time."""
+        """As s3fs does it, with a session of ours that reads listings quickly."""
         if self.session is None or refresh:
             self.session = AioSession(**self.kwargs)
-            factory = self.session.get_component("response_parser_factory")
-            factory.set_parser_defaults(timestamp_parser=_parse_time)
+            self.session.register_component("response_parser_factory", ListingParserFactory())
         return await super().set_session(refresh=refresh, kwargs=kwargs)
 
     def list_pages(self, bucket: str, prefix: str) -> Iterator[Sequence[dict[str, Any]]]:
@@ -159,15 +157,6 @@ def _refuse_incomplete(asked: str | None, answered: str | None, num_bytes: int) 
     end = int(came[3]) if last is None else min(last + 1, int(came[3]))
     if int(came[1]) != first or num_bytes != end - first:
         raise IncompleteAnswerError(f"{asked} was asked for, but {num_bytes} bytes came ({answered})")
-
-
-def _parse_time(text: str) -> datetime:
-    """The ISO form that listings are full of at once, everything else as botocore does it."""
-    try:
-        return datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        parsed: datetime = parse_timestamp(text)
-        return parsed
 
 
 def make_s3_filesystem(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sam3lt_ray.config.schema import Config
+from sam3lt_ray.pipeline import calibration
 from sam3lt_ray.pipeline.costs import Cost
 from sam3lt_ray.pipeline.estimate import Estimate, EstimateOptions
 from sam3lt_ray.pipeline.planning import plan_run
@@ -18,8 +19,13 @@ from tests.servers.moto_s3 import MotoS3
 from tests.servers.s3_server import S3Bucket
 from tests.standin import load_standin, plain_image, write_tar
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("local_ray", "short_calibration")
 OPTIONS = EstimateOptions(price_per_gpu_hour=2.0, calibrate=3)
+
+
+@pytest.fixture
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_ENOUGH_S", 0.0)
 
 
 def _put_shard(bucket: S3Bucket, folder: Path, name: str, count: int) -> None:
@@ -93,7 +99,7 @@ def test_what_is_missing_is_measured_with_its_own_prompts(moto_bucket: S3Bucket,
     assert planned.remaining.output_bytes is not None
     assert planned.remaining.output_bytes < planned.whole.output_bytes
     assert planned.rate_from is not None
-    assert "2 times, for each set of labels" in planned.rate_from
+    assert "each of 2 sets of labels" in planned.rate_from
     asked = read_notes(tmp_path / "notes")
     by_prompt = {prompt: sum(n for (_, one), n in asked.items() if one == prompt) for _, prompt in asked}
     assert by_prompt["ring"] == 2 * by_prompt["star"] == 2 * by_prompt["red circle"]

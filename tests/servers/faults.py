@@ -130,8 +130,10 @@ class FaultyServer:
         self._chances = random.Random(1)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        environ["wsgi.input"] = io.BytesIO(body)
+        # Arrow sends chunks, of which werkzeug makes a stream with an end, and no length.
+        is_chunked = environ.get("wsgi.input_terminated", False)
+        body = environ["wsgi.input"].read(-1 if is_chunked else int(environ.get("CONTENT_LENGTH") or 0))
+        environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
         path = environ["PATH_INFO"]
         if path.startswith(CONTROL_PATH):
             return self._control(environ["REQUEST_METHOD"], body, start_response)

@@ -15,7 +15,7 @@ from sam3lt_ray.progress import (
     TerminalProgress,
     progress_for_stderr,
 )
-from sam3lt_ray.progress_tally import Tally, format_duration
+from sam3lt_ray.progress_tally import Tally
 
 
 class Clock:
@@ -55,11 +55,6 @@ def test_unknown_total_is_left_out() -> None:
     clock.now_s += 2
     tally.add(images=5, errors=0, instances=3)
     assert tally.describe() == "5 images, 2.5 images/s, 3 instances, 0 errors"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (63.4, "1:03"), (3723, "1:02:03"), (59.6, "1:00")])
-def test_durations(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
 
 
 def test_log_is_one_line_every_interval_and_a_last_one() -> None:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sam3lt_ray.progress import LogProgress
-from sam3lt_ray.terminal import printable, rough_duration
+from sam3lt_ray.terminal import printable
 
 ORDERS = "\x1b]0;owned\x07 \x9b31m \x08\r \x7f \u202egnp.exe \u2066 \ud800"
 
@@ -15,14 +15,6 @@ def test_orders_are_written_out_and_text_is_not() -> None:
     assert printable("plain, é, 照片 😀\n\ttwo lines") == "plain, é, 照片 😀\n\ttwo lines"
     assert printable("\x1b[31mred") == "\\u001b[31mred"
     assert printable(ORDERS).encode("ascii").isascii()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (119.0, "119 s"), (120.0, "2 min"), (7199.0, "120 min"), (7200.0, "2.0 h"), (4.5e6, "1,250.0 h")],
-)
-def test_durations_are_rough(seconds: float, text: str) -> None:
-    assert rough_duration(seconds) == text
 
 
 def test_json_keeps_its_content() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.errors import UsageError
+from sam3lt_ray.pipeline import calibration
 from sam3lt_ray.pipeline.estimate import EstimateOptions
 from sam3lt_ray.pipeline.planning import PlanReport, plan_run
 from tests.standin import load_standin, plain_image, write_tar
@@ -58,7 +60,8 @@ def test_many_tars_are_sampled_and_it_says_so(tmp_path: Path) -> None:
     assert estimate.whole.images == pytest.approx(3_000, rel=0.05)  # small tars: their ends count
 
 
-def test_a_calibration_gives_speed_and_size_of_labels(tmp_path: Path) -> None:
+def test_a_calibration_gives_speed_and_size_of_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_ENOUGH_S", 0.0)
     (tmp_path / "in").mkdir()
     for number in range(7):
         (tmp_path / "in" / f"{number}.png").write_bytes(plain_image((number, 5, 7)))
@@ -66,7 +69,9 @@ def test_a_calibration_gives_speed_and_size_of_labels(tmp_path: Path) -> None:
     estimate = report.estimate
     assert estimate is not None
     assert (estimate.images_from, estimate.device, estimate.devices) == ("counted", "CPU actor", 1)
-    assert estimate.rate_from == "measured on 4 images, by 1 process at once, as a run has them here"
+    assert estimate.rate_from is not None
+    said = r"measured on 4 images in 3 rounds \(\S+ to \S+ images/s\), by 1 process at once, as a run has them here"
+    assert re.fullmatch(said, estimate.rate_from)
     assert estimate.whole.output_bytes
     assert estimate.whole.price
     text = report.to_text()
