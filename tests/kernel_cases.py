@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sam3lt_ray.engine.layers import Affine, Perceptron
 from sam3lt_ray.engine.ops import box_attention as plain_boxes
+from sam3lt_ray.engine.ops import box_head as plain_head
 from sam3lt_ray.engine.ops import box_refinement as plain_refinement
 from sam3lt_ray.engine.ops import mask_changes as plain_changes
 from sam3lt_ray.engine.ops import normalization as plain_norm
@@ -53,6 +55,26 @@ def add_norm(make: Maker, width: int = 48, with_delta: bool = True) -> tuple[Res
         return found, plain_norm.add_norm_place(x, delta, norm, positions)
 
 
+def add_place(make: Maker) -> tuple[Results, Results]:
+    from sam3lt_ray.engine.kernels import normalization
+
+    x, delta, positions = make.normal(3, 21, 48), make.normal(21, 3, 48).view(3, 21, 48), make.float32(21, 48)
+    found = normalization.add_place(x, delta, positions)
+    with plain_operations():
+        return found, plain_norm.add_place(x, delta, positions)
+
+
+def box_deltas(make: Maker) -> tuple[Results, Results]:
+    from sam3lt_ray.engine.kernels import box_head
+
+    hidden, norm = make.normal(5, 31, 128), make.norm(128)
+    layers = [Affine(make.float32(out, 128, scale=0.1), make.float32(out)) for out in (128, 128, 4)]
+    first, second, third = (box_head.split(layer.weight, make.dtype) for layer in layers)
+    biases = make.float32(128), make.float32(128), make.float32(4)
+    found = box_head.box_deltas(hidden, (norm.weight, norm.bias, norm.eps), (first, second, third), biases)
+    return found, plain_head.box_deltas(hidden, plain_head.BoxHead(norm, Perceptron(tuple(layers)), None))
+
+
 def attend_tokens(make: Maker, num_tokens: int, scale: float, head: int = 16) -> tuple[Results, Results]:
     from sam3lt_ray.engine.kernels import token_attention
 
@@ -89,13 +111,11 @@ def box_bias(make: Maker) -> tuple[Results, Results]:
     from sam3lt_ray.engine.kernels import box_attention
 
     boxes = make.float32(3, 7, 4).sigmoid()
-    layers = (make.float32(64, 2), make.float32(64)), (make.float32(4, 64, scale=0.2), make.float32(4))
-    found = tuple(box_attention.box_bias(boxes, axis, size, *layers) for axis, size in ((0, 10), (1, 7)))
-    with plain_operations():
-        expected = tuple(
-            plain_boxes.box_bias(boxes, axis, size, *layers, make.dtype) for axis, size in ((0, 10), (1, 7))
-        )
-    return found, expected
+    first, second = (make.float32(64, 2), make.float32(64)), (make.float32(4, 64, scale=0.2), make.float32(4))
+    split = box_attention.split(*first, make.dtype)
+    found = tuple(box_attention.box_bias(boxes, axis, size, split, second) for axis, size in ((0, 10), (1, 7)))
+    layers = plain_boxes.AxisBias(first, second, None)
+    return found, tuple(plain_boxes.box_bias(boxes, axis, size, layers) for axis, size in ((0, 10), (1, 7)))
 
 
 def refine_boxes(make: Maker, shared: bool) -> tuple[Results, Results]:
@@ -109,13 +129,15 @@ def refine_boxes(make: Maker, shared: bool) -> tuple[Results, Results]:
         return found, plain_refinement.refine_boxes(delta, boxes, factors, make.dtype)
 
 
-def attend_boxes(make: Maker, height: int, width: int, shared: bool) -> tuple[Results, Results]:
+def attend_boxes(
+    make: Maker, height: int, width: int, shared: bool, scale: float = 1.0, spread: float = 3.0
+) -> tuple[Results, Results]:
     from sam3lt_ray.engine.kernels import box_attention
 
     heads, head, queries = 2, 16, 9
-    query = make.normal(3, queries, heads * head)
+    query = make.normal(3, queries, heads * head) * scale
     key, value = make.normal(3, height * width, 4 * heads * head).chunk(4, dim=-1)[1:3]
-    by_row, by_column = (make.float32(1 if shared else 3, heads, queries, size, scale=3) for size in (height, width))
+    by_row, by_column = (make.float32(1 if shared else 3, heads, queries, size, scale=spread) for size in (height, width))
     found = box_attention.attend_boxes(query, key, value, by_row, by_column, heads)
     with plain_operations():
         return (found,), (plain_boxes.attend_boxes(query, key, value, by_row, by_column, heads),)
@@ -156,6 +178,8 @@ CASES: dict[str, Case] = {
     "add_norm": add_norm,
     "add_norm without delta": lambda make: add_norm(make, 64, with_delta=False),
     "add_norm of wide rows": lambda make: add_norm(make, 320),
+    "add_place": add_place,
+    "box_deltas": box_deltas,
     "attend_tokens": lambda make: attend_tokens(make, 128, 0.3),
     "attend_tokens with a rest": lambda make: attend_tokens(make, 150, 0.3),
     "attend_tokens with an overflow": lambda make: attend_tokens(make, 100, 60.0),
@@ -167,6 +191,8 @@ CASES: dict[str, Case] = {
     "refine_boxes from the same ones": lambda make: refine_boxes(make, shared=True),
     "attend_boxes": lambda make: attend_boxes(make, 16, 8, shared=False),
     "attend_boxes on an odd grid": lambda make: attend_boxes(make, 5, 13, shared=False),
+    "attend_boxes with an overflow": lambda make: attend_boxes(make, 8, 24, shared=False, scale=60.0),
+    "attend_boxes with sums that vanish": lambda make: attend_boxes(make, 5, 13, shared=False, spread=200.0),
     "attend_boxes with one bias for all": lambda make: attend_boxes(make, 8, 24, shared=True),
     "rotate": rotate,
     "upsample": lambda make: upsample(make, 16),

@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 
 from sam3lt_ray.engine.boxes import BoxGeometry, take_box_geometry, to_corners
+from sam3lt_ray.engine.detr_encoder import Memory
 from sam3lt_ray.engine.devices import Placement
 from sam3lt_ray.engine.layers import (
     Affine,
@@ -19,6 +20,7 @@ from sam3lt_ray.engine.layers import (
     take_perceptron,
 )
 from sam3lt_ray.engine.ops.box_attention import attend_boxes
+from sam3lt_ray.engine.ops.box_head import box_deltas, make_box_head
 from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm
 from sam3lt_ray.engine.ops.token_attention import BASE_2, attend
 from sam3lt_ray.engine.pairs import Pairs
@@ -101,7 +103,6 @@ class DetrDecoder:
     Args:
         module: The model's ``detr_decoder``.
         text: The vocabulary.
-        positions: Position encoding of image tokens, float32 [N, C].
         grid_hw: Rows and columns of image tokens.
         placement: Where to compute.
     """
@@ -110,7 +111,6 @@ class DetrDecoder:
         self,
         module: Any,
         text: TextFeatures,
-        positions: torch.Tensor,
         grid_hw: tuple[int, int],
         placement: Placement,
     ) -> None:
@@ -119,13 +119,13 @@ class DetrDecoder:
         attentions = [layer.vision_cross_attn for layer in module.layers]
         self._keys = Affine(torch.cat([place(one.k_proj.weight, placement) for one in attentions]), None)
         self._values = Affine(torch.cat([place(one.v_proj.weight, placement) for one in attentions]), None)
-        self._token_positions = place(positions, placement)
         self._texts = PromptAttentions(
             [fold_prompts(one.text_cross_attn, text, placement) for one in module.layers[1:]]
         )
         self._geometry: BoxGeometry = take_box_geometry(module, grid_hw, placement)
-        self._output_norm = take_norm(module.output_layer_norm, placement)
-        self._box_head = take_perceptron(module.box_head, placement)
+        self._box_head = make_box_head(
+            take_norm(module.output_layer_norm, placement), take_perceptron(module.box_head, placement), placement.dtype
+        )
         self._presence_norm = take_norm(module.presence_layer_norm, placement)
         self._presence_head = take_perceptron(module.presence_head, placement)
 
@@ -142,15 +142,15 @@ class DetrDecoder:
         words = fold_prompts(module.layers[0].text_cross_attn, text, in_float32)
         self._start = first.meet_text(hidden, first_positions, words).to(placement.dtype)
 
-    def find(self, memory: torch.Tensor, pairs: Pairs) -> Candidates:
+    def find(self, memory: Memory, pairs: Pairs) -> Candidates:
         """Runs the decoder.
 
         Args:
-            memory: Output of the encoder, [n, N, C].
+            memory: Output of the encoder, of n pairs.
             pairs: Which pairs these are.
         """
-        keys = self._keys(memory + self._token_positions).chunk(len(self._layers), dim=-1)
-        values = self._values(memory).chunk(len(self._layers), dim=-1)
+        keys = self._keys(memory.placed).chunk(len(self._layers), dim=-1)
+        values = self._values(memory.tokens).chunk(len(self._layers), dim=-1)
         hidden = self._start[pairs.prompts]
         texts = self._texts.select(pairs.prompts)
         boxes, positions, bias = self._first_boxes, self._first_positions, self._first_bias
@@ -160,8 +160,8 @@ class DetrDecoder:
                 hidden = layer.meet_each_other(hidden, positions)
                 hidden = layer.meet_text(hidden, positions, texts[number - 1])
             hidden = layer.meet_image(hidden, positions, keys[number], values[number], bias)
-            normed = self._output_norm.in_float32(hidden[:, 1:])
-            boxes, encoded = self._geometry.refine(self._box_head(normed), boxes)
+            normed, delta = box_deltas(hidden, self._box_head)
+            boxes, encoded = self._geometry.refine(delta, boxes)
             if number + 1 < len(self._layers):
                 positions, bias = self._geometry.query_positions(encoded), self._geometry.attention_bias(boxes)
         presence = self._presence_head(self._presence_norm.in_float32(hidden[:, 0]))[:, 0]
