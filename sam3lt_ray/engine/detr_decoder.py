@@ -21,13 +21,15 @@ from sam3lt_ray.engine.layers import (
 )
 from sam3lt_ray.engine.ops.box_attention import attend_boxes
 from sam3lt_ray.engine.ops.box_head import box_deltas, make_box_head
-from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm
+from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm, add_norm_place
 from sam3lt_ray.engine.ops.token_attention import BASE_2, attend
 from sam3lt_ray.engine.pairs import Pairs
 from sam3lt_ray.engine.prompt_attention import PromptAttention, PromptAttentions, fold_prompts
 from sam3lt_ray.engine.text_bank import TextFeatures
 
 _MOST_PRESENCE_LOGIT: Final = 10.0
+
+_Placed = tuple[torch.Tensor, torch.Tensor]  # queries without positions and with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +68,23 @@ class DecoderLayer:
     mlp: FeedForward
     norm_after_mlp: LayerNorm
 
-    def meet_each_other(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def meet_each_other(self, hidden: torch.Tensor, positions: torch.Tensor) -> _Placed:
         """Self-attention of [n, Q + 1, C]."""
         query, key = self.self_query_key(hidden + positions).chunk(2, dim=-1)
         mixed = attend(query, key, self.self_value(hidden), self.num_heads)
-        return add_norm(hidden, self.self_out(mixed), self.norm_after_self)[1]
+        return add_norm_place(hidden, self.self_out(mixed), self.norm_after_self, positions)[1:]
 
-    def meet_text(self, hidden: torch.Tensor, positions: torch.Tensor, text: PromptAttention) -> torch.Tensor:
+    def meet_text(self, state: _Placed, positions: torch.Tensor, text: PromptAttention) -> _Placed:
         """Cross-attention of [n, Q + 1, C] to the words of n prompts."""
-        return add_norm(hidden, text(hidden + positions), self.norm_after_text)[1]
+        hidden, placed = state
+        return add_norm_place(hidden, text(placed), self.norm_after_text, positions)[1:]
 
     def meet_image(
-        self,
-        hidden: torch.Tensor,
-        positions: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        bias: tuple[torch.Tensor, torch.Tensor],
+        self, state: _Placed, key: torch.Tensor, value: torch.Tensor, bias: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
         """Cross-attention of [n, Q + 1, C] to image tokens, keys and values [n, N, C], then the MLP."""
-        mixed = attend_boxes(self.vision_query(hidden + positions), key, value, *bias, self.num_heads)
+        hidden, placed = state
+        mixed = attend_boxes(self.vision_query(placed), key, value, *bias, self.num_heads)
         hidden = add_norm(hidden, self.vision_out(mixed), self.norm_after_vision)[1]
         return add_norm(hidden, self.mlp(hidden), self.norm_after_mlp)[1]
 
@@ -138,9 +137,11 @@ class DetrDecoder:
         self._first_positions = first_positions.to(placement.dtype)
         first = _take_layer(module.layers[0], in_float32)
         hidden = torch.cat([place(module.presence_token.weight, in_float32), queries])[None]
-        hidden = first.meet_each_other(hidden, first_positions).expand(text.tokens.shape[0], -1, -1)
+        hidden, placed = first.meet_each_other(hidden, first_positions)
+        everywhere = (text.tokens.shape[0], -1, -1)
         words = fold_prompts(module.layers[0].text_cross_attn, text, in_float32)
-        self._start = first.meet_text(hidden, first_positions, words).to(placement.dtype)
+        state = hidden.expand(everywhere), placed.expand(everywhere)
+        self._start = first.meet_text(state, first_positions, words)[0].to(placement.dtype)
 
     def find(self, memory: Memory, pairs: Pairs) -> Candidates:
         """Runs the decoder.
@@ -156,10 +157,11 @@ class DetrDecoder:
         boxes, positions, bias = self._first_boxes, self._first_positions, self._first_bias
         normed = hidden[:, 1:].float()
         for number, layer in enumerate(self._layers):
-            if number > 0:
-                hidden = layer.meet_each_other(hidden, positions)
-                hidden = layer.meet_text(hidden, positions, texts[number - 1])
-            hidden = layer.meet_image(hidden, positions, keys[number], values[number], bias)
+            if number == 0:
+                state = hidden, hidden + positions
+            else:
+                state = layer.meet_text(layer.meet_each_other(hidden, positions), positions, texts[number - 1])
+            hidden = layer.meet_image(state, keys[number], values[number], bias)
             normed, delta = box_deltas(hidden, self._box_head)
             boxes, encoded = self._geometry.refine(delta, boxes)
             if number + 1 < len(self._layers):

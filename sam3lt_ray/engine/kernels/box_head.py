@@ -64,7 +64,7 @@ def split(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, relu: bool) -> torch.Tensor:
-    """x W^T + bias, and ReLU if wanted, nearly in float32.
+    """A linear layer, and ReLU if wanted, nearly in float32.
 
     Args:
         x: float32 [rows, in].
@@ -76,9 +76,9 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, relu: b
     filled, outputs = weight.shape[1], bias.shape[0]
     out = torch.empty((num_rows, outputs), dtype=torch.float32, device=x.device)
     columns = min(128, filled)
-    _linear[(triton.cdiv(num_rows, 64), filled // columns)](
-        x, weight, bias, out, num_rows, inputs, outputs, filled, relu, 64, columns, min(32, inputs),
-        num_warps=4, num_stages=3,
+    _linear[(triton.cdiv(num_rows, 128), filled // columns)](
+        x, weight, bias, out, num_rows, inputs, outputs, filled, relu, 128, columns, min(32, inputs),
+        num_warps=8, num_stages=3,
     )  # fmt: skip
     return out
 

@@ -40,7 +40,8 @@ def _add_norm(
     normed = normalize_rows(x, weight, bias, eps, WIDTH, BLOCK)
     tl.store(normed_ptr + at, normed.to(normed_ptr.dtype.element_ty), mask=valid)
     if HAS_POSITIONS:
-        token = (rows % NUM_TOKENS)[:, None] * WIDTH + columns[None, :]
+        # 0: every row has its own
+        token = at if NUM_TOKENS == 0 else (rows % NUM_TOKENS)[:, None] * WIDTH + columns[None, :]
         normed += tl.load(positions_ptr + token, mask=valid, other=0.0).to(tl.float32)
         tl.store(placed_ptr + at, normed.to(placed_ptr.dtype.element_ty), mask=valid)
 
@@ -61,9 +62,11 @@ def add_norm(
     placed = normed if positions is None else torch.empty_like(x)
     block = triton.next_power_of_2(width)
     rows = 1 if block >= 256 else 256 // block
+    is_shared = positions is not None and (positions.dim() == 2 or positions.shape[0] < x.shape[0])
+    num_tokens = positions.shape[-2] if positions is not None and is_shared else 0
     _add_norm[(triton.cdiv(num_rows, rows),)](
         x, x if delta is None else delta, weight, bias, weight if positions is None else positions, total, normed,
-        placed, num_rows, eps, 1 if positions is None else positions.shape[0], width, block, rows,
+        placed, num_rows, eps, num_tokens, width, block, rows,
         delta is not None, positions is not None, num_warps=4 if block > 512 else 2,
     )  # fmt: skip
     return total, normed, placed

@@ -28,6 +28,8 @@ def _attend(
     key_bias = tl.load(key_bias_ptr + prompt * COLUMNS + columns, mask=is_word, other=-float("inf")).to(tl.float32)
     values_at = prompt * WIDTH * COLUMNS + columns[:, None] * WIDTH + channels[None, :]
     values = tl.load(values_ptr + values_at, mask=is_word[:, None], other=0.0)
+    before_weight, before_bias = tl.load(before_weight_ptr + channels), tl.load(before_bias_ptr + channels)
+    after_weight, after_bias = tl.load(after_weight_ptr + channels), tl.load(after_bias_ptr + channels)
     for tile in range(0, TILES):
         rows = (tl.program_id(0) * TILES + tile) * ROWS + tl.arange(0, ROWS)
         valid = (rows < NUM_TOKENS)[:, None]
@@ -39,8 +41,7 @@ def _attend(
         else:
             image = tl.load(images_ptr + pair).to(tl.int64)
             x = tl.load(x_ptr + image * NUM_TOKENS * WIDTH + inside, mask=valid, other=0.0).to(tl.float32)
-        weight, bias = tl.load(before_weight_ptr + channels), tl.load(before_bias_ptr + channels)
-        queries = normalize_rows(x, weight, bias, eps_before, WIDTH, WIDTH).to(keys_ptr.dtype.element_ty)
+        queries = normalize_rows(x, before_weight, before_bias, eps_before, WIDTH, WIDTH).to(keys.dtype)
         logits = tl.reshape(tl.dot(queries, keys) + key_bias[None, :], [ROWS, BLOCK // HEADS, HEADS])
         weights = tl.exp(logits - tl.max(logits, 1)[:, None, :])
         weights = weights / tl.sum(weights, 1)[:, None, :]
@@ -49,8 +50,7 @@ def _attend(
 
         rounded = x.to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + at, rounded, mask=valid)
-        weight, bias = tl.load(after_weight_ptr + channels), tl.load(after_bias_ptr + channels)
-        normed = normalize_rows(rounded.to(tl.float32), weight, bias, eps_after, WIDTH, WIDTH)
+        normed = normalize_rows(rounded.to(tl.float32), after_weight, after_bias, eps_after, WIDTH, WIDTH)
         tl.store(normed_ptr + at, normed.to(normed_ptr.dtype.element_ty), mask=valid)
 
 

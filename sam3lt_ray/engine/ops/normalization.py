@@ -61,7 +61,7 @@ def add_norm_place(
         x: [n, N, C], contiguous.
         delta: The same, or None.
         norm: What follows.
-        positions: Position encoding, float32 [N, C].
+        positions: Position encoding, [N, C], [1, N, C] or [n, N, C].
 
     Returns:
         (x + delta, norm(x + delta), norm(x + delta) + positions), in the dtype of ``x``.
