@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sam3lt_ray.engine.layers import Affine, Perceptron
 from sam3lt_ray.engine.ops import box_attention as plain_boxes
+from sam3lt_ray.engine.ops import box_head as plain_head
 from sam3lt_ray.engine.ops import box_refinement as plain_refinement
 from sam3lt_ray.engine.ops import mask_changes as plain_changes
 from sam3lt_ray.engine.ops import normalization as plain_norm
@@ -43,17 +45,41 @@ Results = tuple[torch.Tensor, ...]
 Case = Callable[[Maker], tuple[Results, Results]]
 
 
-def add_norm(make: Maker, width: int = 48, with_delta: bool = True) -> tuple[Results, Results]:
+def add_norm(
+    make: Maker, width: int = 48, with_delta: bool = True, own_positions: bool = False
+) -> tuple[Results, Results]:
     from sam3lt_ray.engine.kernels import normalization
 
     x, delta = make.normal(3, 21, width), make.normal(21, 3, width).view(3, 21, width) if with_delta else None
-    norm, positions = make.norm(width), make.float32(21, width)
+    norm, positions = make.norm(width), make.normal(3, 21, width) if own_positions else make.float32(21, width)
     found = normalization.add_norm(x, delta, norm.weight, norm.bias, norm.eps, positions)
     with plain_operations():
         return found, plain_norm.add_norm_place(x, delta, norm, positions)
 
 
-def attend_tokens(make: Maker, num_tokens: int, scale: float, head: int = 16) -> tuple[Results, Results]:
+def add_place(make: Maker) -> tuple[Results, Results]:
+    from sam3lt_ray.engine.kernels import normalization
+
+    x, delta, positions = make.normal(3, 21, 48), make.normal(21, 3, 48).view(3, 21, 48), make.float32(21, 48)
+    found = normalization.add_place(x, delta, positions)
+    with plain_operations():
+        return found, plain_norm.add_place(x, delta, positions)
+
+
+def box_deltas(make: Maker) -> tuple[Results, Results]:
+    from sam3lt_ray.engine.kernels import box_head
+
+    hidden, norm = make.normal(5, 31, 128), make.norm(128)
+    layers = [Affine(make.float32(out, 128, scale=0.1), make.float32(out)) for out in (128, 128, 4)]
+    first, second, third = (box_head.split(layer.weight, make.dtype) for layer in layers)
+    biases = make.float32(128), make.float32(128), make.float32(4)
+    found = box_head.box_deltas(hidden, (norm.weight, norm.bias, norm.eps), (first, second, third), biases)
+    return found, plain_head.box_deltas(hidden, plain_head.BoxHead(norm, Perceptron(tuple(layers)), None))
+
+
+def attend_tokens(
+    make: Maker, num_tokens: int, scale: float, head: int = 16, tiles: int = 1
+) -> tuple[Results, Results]:
     from sam3lt_ray.engine.kernels import token_attention
 
     packed = make.normal(2, num_tokens, 3 * 2 * head)
@@ -61,7 +87,7 @@ def attend_tokens(make: Maker, num_tokens: int, scale: float, head: int = 16) ->
     query = query * scale
     with plain_operations():
         expected = plain_tokens.attend_tokens(query, key, value, 2)
-    return (token_attention.attend_tokens(query, key, value, 2),), (expected,)
+    return (token_attention.attend_tokens(query, key, value, 2, tiles),), (expected,)
 
 
 def attend_words(make: Maker, words: int, with_delta: bool) -> tuple[Results, Results]:
@@ -89,13 +115,11 @@ def box_bias(make: Maker) -> tuple[Results, Results]:
     from sam3lt_ray.engine.kernels import box_attention
 
     boxes = make.float32(3, 7, 4).sigmoid()
-    layers = (make.float32(64, 2), make.float32(64)), (make.float32(4, 64, scale=0.2), make.float32(4))
-    found = tuple(box_attention.box_bias(boxes, axis, size, *layers) for axis, size in ((0, 10), (1, 7)))
-    with plain_operations():
-        expected = tuple(
-            plain_boxes.box_bias(boxes, axis, size, *layers, make.dtype) for axis, size in ((0, 10), (1, 7))
-        )
-    return found, expected
+    first, second = (make.float32(64, 2), make.float32(64)), (make.float32(4, 64, scale=0.2), make.float32(4))
+    split = box_attention.split(*first, make.dtype)
+    found = tuple(box_attention.box_bias(boxes, axis, size, split, second) for axis, size in ((0, 10), (1, 7)))
+    layers = plain_boxes.AxisBias(first, second, None)
+    return found, tuple(plain_boxes.box_bias(boxes, axis, size, layers) for axis, size in ((0, 10), (1, 7)))
 
 
 def refine_boxes(make: Maker, shared: bool) -> tuple[Results, Results]:
@@ -109,13 +133,17 @@ def refine_boxes(make: Maker, shared: bool) -> tuple[Results, Results]:
         return found, plain_refinement.refine_boxes(delta, boxes, factors, make.dtype)
 
 
-def attend_boxes(make: Maker, height: int, width: int, shared: bool) -> tuple[Results, Results]:
+def attend_boxes(
+    make: Maker, height: int, width: int, shared: bool, scale: float = 1.0, lowered_by: float = 0.0
+) -> tuple[Results, Results]:
     from sam3lt_ray.engine.kernels import box_attention
 
     heads, head, queries = 2, 16, 9
-    query = make.normal(3, queries, heads * head)
+    query = make.normal(3, queries, heads * head) * scale
     key, value = make.normal(3, height * width, 4 * heads * head).chunk(4, dim=-1)[1:3]
     by_row, by_column = (make.float32(1 if shared else 3, heads, queries, size, scale=3) for size in (height, width))
+    if lowered_by:  # whole numbers, which bf16 holds: the plain form rounds to it
+        by_row, by_column = ((bias.round() - lowered_by) * plain_tokens.BASE_2 for bias in (by_row, by_column))
     found = box_attention.attend_boxes(query, key, value, by_row, by_column, heads)
     with plain_operations():
         return (found,), (plain_boxes.attend_boxes(query, key, value, by_row, by_column, heads),)
@@ -156,10 +184,16 @@ CASES: dict[str, Case] = {
     "add_norm": add_norm,
     "add_norm without delta": lambda make: add_norm(make, 64, with_delta=False),
     "add_norm of wide rows": lambda make: add_norm(make, 320),
+    "add_norm with each row's own positions": lambda make: add_norm(make, 48, own_positions=True),
+    "add_place": add_place,
+    "box_deltas": box_deltas,
     "attend_tokens": lambda make: attend_tokens(make, 128, 0.3),
     "attend_tokens with a rest": lambda make: attend_tokens(make, 150, 0.3),
     "attend_tokens with an overflow": lambda make: attend_tokens(make, 100, 60.0),
     "attend_tokens with wide heads": lambda make: attend_tokens(make, 90, 0.2, head=32),
+    "attend_tokens two tiles at a time": lambda make: attend_tokens(make, 256, 0.3, tiles=2),
+    "attend_tokens two tiles, one, and a rest": lambda make: attend_tokens(make, 150, 0.3, tiles=2),
+    "attend_tokens two tiles with an overflow": lambda make: attend_tokens(make, 200, 60.0, tiles=2),
     "attend_words": lambda make: attend_words(make, 5, with_delta=True),
     "attend_words at the beginning": lambda make: attend_words(make, 4, with_delta=False),
     "box_bias": box_bias,
@@ -167,6 +201,8 @@ CASES: dict[str, Case] = {
     "refine_boxes from the same ones": lambda make: refine_boxes(make, shared=True),
     "attend_boxes": lambda make: attend_boxes(make, 16, 8, shared=False),
     "attend_boxes on an odd grid": lambda make: attend_boxes(make, 5, 13, shared=False),
+    "attend_boxes with an overflow": lambda make: attend_boxes(make, 8, 24, shared=False, scale=60.0),
+    "attend_boxes with sums that vanish": lambda make: attend_boxes(make, 5, 13, shared=False, lowered_by=52.0),
     "attend_boxes with one bias for all": lambda make: attend_boxes(make, 8, 24, shared=True),
     "rotate": rotate,
     "upsample": lambda make: upsample(make, 16),

@@ -99,6 +99,8 @@ def num_images(name: ContenderName, workload: Workload, *, quick: bool) -> int:
         return 6 if name == "documented" else 24
     if name == "documented":
         return 2
+    if workload.num_prompts > 500:
+        return 16
     if name == "compiled":
         return 8
     return 64 if workload.num_prompts <= 10 else 24 if workload.num_prompts <= 100 else 8

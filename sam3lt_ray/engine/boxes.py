@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sam3lt_ray.engine.devices import Placement
 from sam3lt_ray.engine.layers import Perceptron, take_perceptron
-from sam3lt_ray.engine.ops.box_attention import Layer, box_bias
+from sam3lt_ray.engine.ops.box_attention import AxisBias, box_bias, make_axis_bias
 from sam3lt_ray.engine.ops.box_refinement import encode_boxes, refine_boxes
 
 
@@ -27,15 +27,15 @@ class BoxGeometry:
     Attributes:
         factors: From a coordinate in [0, 1] to the angles of its encoding, [C / 2].
         position_head: From encoded boxes (2 C) to query positions (C), in the dtype of the queries.
-        bias_x, bias_y: Two layers each, from log distances to the two sides of a box to a bias per head.
+        bias_x, bias_y: What distances to the sides of a box mean, along either axis.
         grid_hw: Rows and columns of image tokens.
         dtype: Of the queries.
     """
 
     factors: torch.Tensor
     position_head: Perceptron
-    bias_x: tuple[Layer, Layer]
-    bias_y: tuple[Layer, Layer]
+    bias_x: AxisBias
+    bias_y: AxisBias
     grid_hw: tuple[int, int]
     dtype: torch.dtype
 
@@ -62,8 +62,7 @@ class BoxGeometry:
             presence token has no box and no bias.
         """
         height, width = self.grid_hw
-        by_row = box_bias(boxes_cxcywh, 1, height, *self.bias_y, self.dtype)
-        return by_row, box_bias(boxes_cxcywh, 0, width, *self.bias_x, self.dtype)
+        return box_bias(boxes_cxcywh, 1, height, self.bias_y), box_bias(boxes_cxcywh, 0, width, self.bias_x)
 
 
 def take_box_geometry(module: Any, grid_hw: tuple[int, int], placement: Placement) -> BoxGeometry:
@@ -74,15 +73,15 @@ def take_box_geometry(module: Any, grid_hw: tuple[int, int], placement: Placemen
     return BoxGeometry(
         factors=float(encoding.scale) / encoding.temperature ** (2 * pairs / encoding.num_position_features),
         position_head=take_perceptron(module.ref_point_head, placement, placement.dtype),
-        bias_x=_two_layers(module.box_rpb_embed_x, placement),
-        bias_y=_two_layers(module.box_rpb_embed_y, placement),
+        bias_x=_take_axis_bias(module.box_rpb_embed_x, placement),
+        bias_y=_take_axis_bias(module.box_rpb_embed_y, placement),
         grid_hw=grid_hw,
         dtype=placement.dtype,
     )
 
 
-def _two_layers(module: Any, placement: Placement) -> tuple[Layer, Layer]:
+def _take_axis_bias(module: Any, placement: Placement) -> AxisBias:
     first, second = take_perceptron(module, placement).layers
     assert first.bias is not None  # SAM3's box bias has them
     assert second.bias is not None
-    return (first.weight, first.bias), (second.weight, second.bias)
+    return make_axis_bias((first.weight, first.bias), (second.weight, second.bias), placement.dtype)

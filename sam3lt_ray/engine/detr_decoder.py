@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 
 from sam3lt_ray.engine.boxes import BoxGeometry, take_box_geometry, to_corners
+from sam3lt_ray.engine.detr_encoder import Memory
 from sam3lt_ray.engine.devices import Placement
 from sam3lt_ray.engine.layers import (
     Affine,
@@ -19,13 +20,16 @@ from sam3lt_ray.engine.layers import (
     take_perceptron,
 )
 from sam3lt_ray.engine.ops.box_attention import attend_boxes
-from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm
+from sam3lt_ray.engine.ops.box_head import box_deltas, make_box_head
+from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm, add_norm_place
 from sam3lt_ray.engine.ops.token_attention import BASE_2, attend
 from sam3lt_ray.engine.pairs import Pairs
 from sam3lt_ray.engine.prompt_attention import PromptAttention, PromptAttentions, fold_prompts
 from sam3lt_ray.engine.text_bank import TextFeatures
 
 _MOST_PRESENCE_LOGIT: Final = 10.0
+
+_Placed = tuple[torch.Tensor, torch.Tensor]  # queries without positions and with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,26 +68,23 @@ class DecoderLayer:
     mlp: FeedForward
     norm_after_mlp: LayerNorm
 
-    def meet_each_other(self, hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def meet_each_other(self, hidden: torch.Tensor, positions: torch.Tensor) -> _Placed:
         """Self-attention of [n, Q + 1, C]."""
         query, key = self.self_query_key(hidden + positions).chunk(2, dim=-1)
         mixed = attend(query, key, self.self_value(hidden), self.num_heads)
-        return add_norm(hidden, self.self_out(mixed), self.norm_after_self)[1]
+        return add_norm_place(hidden, self.self_out(mixed), self.norm_after_self, positions)[1:]
 
-    def meet_text(self, hidden: torch.Tensor, positions: torch.Tensor, text: PromptAttention) -> torch.Tensor:
+    def meet_text(self, state: _Placed, positions: torch.Tensor, text: PromptAttention) -> _Placed:
         """Cross-attention of [n, Q + 1, C] to the words of n prompts."""
-        return add_norm(hidden, text(hidden + positions), self.norm_after_text)[1]
+        hidden, placed = state
+        return add_norm_place(hidden, text(placed), self.norm_after_text, positions)[1:]
 
     def meet_image(
-        self,
-        hidden: torch.Tensor,
-        positions: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        bias: tuple[torch.Tensor, torch.Tensor],
+        self, state: _Placed, key: torch.Tensor, value: torch.Tensor, bias: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
         """Cross-attention of [n, Q + 1, C] to image tokens, keys and values [n, N, C], then the MLP."""
-        mixed = attend_boxes(self.vision_query(hidden + positions), key, value, *bias, self.num_heads)
+        hidden, placed = state
+        mixed = attend_boxes(self.vision_query(placed), key, value, *bias, self.num_heads)
         hidden = add_norm(hidden, self.vision_out(mixed), self.norm_after_vision)[1]
         return add_norm(hidden, self.mlp(hidden), self.norm_after_mlp)[1]
 
@@ -101,7 +102,6 @@ class DetrDecoder:
     Args:
         module: The model's ``detr_decoder``.
         text: The vocabulary.
-        positions: Position encoding of image tokens, float32 [N, C].
         grid_hw: Rows and columns of image tokens.
         placement: Where to compute.
     """
@@ -110,7 +110,6 @@ class DetrDecoder:
         self,
         module: Any,
         text: TextFeatures,
-        positions: torch.Tensor,
         grid_hw: tuple[int, int],
         placement: Placement,
     ) -> None:
@@ -119,13 +118,13 @@ class DetrDecoder:
         attentions = [layer.vision_cross_attn for layer in module.layers]
         self._keys = Affine(torch.cat([place(one.k_proj.weight, placement) for one in attentions]), None)
         self._values = Affine(torch.cat([place(one.v_proj.weight, placement) for one in attentions]), None)
-        self._token_positions = place(positions, placement)
         self._texts = PromptAttentions(
             [fold_prompts(one.text_cross_attn, text, placement) for one in module.layers[1:]]
         )
         self._geometry: BoxGeometry = take_box_geometry(module, grid_hw, placement)
-        self._output_norm = take_norm(module.output_layer_norm, placement)
-        self._box_head = take_perceptron(module.box_head, placement)
+        self._box_head = make_box_head(
+            take_norm(module.output_layer_norm, placement), take_perceptron(module.box_head, placement), placement.dtype
+        )
         self._presence_norm = take_norm(module.presence_layer_norm, placement)
         self._presence_head = take_perceptron(module.presence_head, placement)
 
@@ -138,30 +137,33 @@ class DetrDecoder:
         self._first_positions = first_positions.to(placement.dtype)
         first = _take_layer(module.layers[0], in_float32)
         hidden = torch.cat([place(module.presence_token.weight, in_float32), queries])[None]
-        hidden = first.meet_each_other(hidden, first_positions).expand(text.tokens.shape[0], -1, -1)
+        hidden, placed = first.meet_each_other(hidden, first_positions)
+        everywhere = (text.tokens.shape[0], -1, -1)
         words = fold_prompts(module.layers[0].text_cross_attn, text, in_float32)
-        self._start = first.meet_text(hidden, first_positions, words).to(placement.dtype)
+        state = hidden.expand(everywhere), placed.expand(everywhere)
+        self._start = first.meet_text(state, first_positions, words)[0].to(placement.dtype)
 
-    def find(self, memory: torch.Tensor, pairs: Pairs) -> Candidates:
+    def find(self, memory: Memory, pairs: Pairs) -> Candidates:
         """Runs the decoder.
 
         Args:
-            memory: Output of the encoder, [n, N, C].
+            memory: Output of the encoder, of n pairs.
             pairs: Which pairs these are.
         """
-        keys = self._keys(memory + self._token_positions).chunk(len(self._layers), dim=-1)
-        values = self._values(memory).chunk(len(self._layers), dim=-1)
+        keys = self._keys(memory.placed).chunk(len(self._layers), dim=-1)
+        values = self._values(memory.tokens).chunk(len(self._layers), dim=-1)
         hidden = self._start[pairs.prompts]
         texts = self._texts.select(pairs.prompts)
         boxes, positions, bias = self._first_boxes, self._first_positions, self._first_bias
         normed = hidden[:, 1:].float()
         for number, layer in enumerate(self._layers):
-            if number > 0:
-                hidden = layer.meet_each_other(hidden, positions)
-                hidden = layer.meet_text(hidden, positions, texts[number - 1])
-            hidden = layer.meet_image(hidden, positions, keys[number], values[number], bias)
-            normed = self._output_norm.in_float32(hidden[:, 1:])
-            boxes, encoded = self._geometry.refine(self._box_head(normed), boxes)
+            if number == 0:
+                state = hidden, hidden + positions
+            else:
+                state = layer.meet_text(layer.meet_each_other(hidden, positions), positions, texts[number - 1])
+            hidden = layer.meet_image(state, keys[number], values[number], bias)
+            normed, delta = box_deltas(hidden, self._box_head)
+            boxes, encoded = self._geometry.refine(delta, boxes)
             if number + 1 < len(self._layers):
                 positions, bias = self._geometry.query_positions(encoded), self._geometry.attention_bias(boxes)
         presence = self._presence_head(self._presence_norm.in_float32(hidden[:, 0]))[:, 0]

@@ -16,7 +16,7 @@ from sam3lt_ray.engine.layers import (
     take_norm,
     take_out_projection,
 )
-from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm_place
+from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm_place, add_place
 from sam3lt_ray.engine.ops.token_attention import BASE_2, attend_tokens
 from sam3lt_ray.engine.ops.word_attention import attend_words
 from sam3lt_ray.engine.pairs import Pairs
@@ -52,6 +52,19 @@ class EncoderLayer:
         return self.out(attend_tokens(query, key, self.value(normed), self.num_heads))
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Image tokens that have met the prompt, [n, N, C].
+
+    Attributes:
+        tokens: Without positions.
+        placed: With them.
+    """
+
+    tokens: torch.Tensor
+    placed: torch.Tensor
+
+
 class DetrEncoder:
     """All layers, with the vocabulary folded in.
 
@@ -72,7 +85,7 @@ class DetrEncoder:
         _, normed, placed = add_norm_place(tokens, None, first.norm_before_self, self._positions)
         return tokens + first.self_attention(normed, placed)
 
-    def ground(self, started: torch.Tensor, pairs: Pairs) -> torch.Tensor:
+    def ground(self, started: torch.Tensor, pairs: Pairs) -> Memory:
         """Everything after :meth:`start`.
 
         Args:
@@ -80,7 +93,7 @@ class DetrEncoder:
             pairs: Which of them meet which prompts.
 
         Returns:
-            [n, N, C].
+            Of n pairs.
         """
         x, delta = started, None
         for number, layer in enumerate(self.layers):
@@ -90,7 +103,7 @@ class DetrEncoder:
             x, normed = attend_words(x, delta, pairs, layer.norm_before_text, layer.text, layer.norm_before_mlp)
             delta = layer.mlp(normed)
         assert delta is not None  # there is at least one layer
-        return delta.add_(x)
+        return Memory(*add_place(x, delta, self._positions))
 
 
 def _take_layer(module: Any, text: TextFeatures, placement: Placement) -> EncoderLayer:

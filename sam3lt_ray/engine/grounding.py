@@ -50,7 +50,7 @@ class Grounding:
     ) -> None:
         model.dot_product_scoring.to(placement.device)
         self._encoder = DetrEncoder(model.detr_encoder, text, positions, placement)
-        self._decoder = DetrDecoder(model.detr_decoder, text, positions, grid_hw, placement)
+        self._decoder = DetrDecoder(model.detr_decoder, text, grid_hw, placement)
         self._scoring = Scoring(model.dot_product_scoring, text, placement)
         self.num_queries = self._decoder.num_queries
 
@@ -63,4 +63,4 @@ class Grounding:
         memory = self._encoder.ground(started, pairs)
         candidates = self._decoder.find(memory, pairs)
         scores = self._scoring(candidates.queries, candidates.presence, pairs.prompts)
-        return GroundedPairs(memory, candidates.queries, candidates.boxes_xyxy, scores, candidates.presence)
+        return GroundedPairs(memory.tokens, candidates.queries, candidates.boxes_xyxy, scores, candidates.presence)

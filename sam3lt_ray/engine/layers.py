@@ -27,6 +27,13 @@ class Affine:
         """[..., in] to [..., out]."""
         return functional.linear(x, self.weight, self.bias)
 
+    def relu(self, x: torch.Tensor) -> torch.Tensor:
+        """The same with ReLU behind it."""
+        if x.is_cuda and self.bias is not None:  # cuBLAS has ReLU as an epilogue
+            rows = torch._addmm_activation(self.bias, x.flatten(0, -2), self.weight.t())
+            return torch.unflatten(rows, 0, x.shape[:-1])
+        return functional.relu_(self(x))
+
 
 @dataclass(frozen=True, slots=True)
 class FeedForward:
@@ -40,10 +47,7 @@ class FeedForward:
         """[..., C] to [..., C]."""
         if self.activation is not None:
             return self.second(self.activation(self.first(x)))
-        if x.is_cuda and self.first.bias is not None:  # cuBLAS has ReLU as an epilogue
-            rows = torch._addmm_activation(self.first.bias, x.flatten(0, -2), self.first.weight.t())
-            return self.second(rows).view_as(x)
-        return self.second(functional.relu_(self.first(x)))
+        return self.second(self.first.relu(x))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Perceptron:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[..., in] to [..., out]."""
         for layer in self.layers[:-1]:
-            x = functional.relu_(layer(x))
+            x = layer.relu(x)
         return self.layers[-1](x)
 
 

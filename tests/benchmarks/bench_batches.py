@@ -32,9 +32,9 @@ REPEATS = 3
 # Prompts: images in the unit, images at once, pairs at once.
 ON_GPU: dict[int, tuple[int, tuple[int, ...], tuple[int, ...]]] = {
     80: (24, (8,), (16, 32, 64, 128)),
-    1: (64, (4, 8, 16, 32), (64,)),
-    10: (48, (8, 16), (32, 64, 128)),
     365: (8, (8,), (32, 64, 128)),
+    10: (48, (8, 16), (32, 64, 128)),
+    1: (64, (4, 8, 16, 32), (64,)),
 }
 ON_CPU: dict[int, tuple[int, tuple[int, ...], tuple[int, ...]]] = {20: (4, (1, 4), (4, 8, 16))}
 

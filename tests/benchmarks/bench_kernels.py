@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sam3lt_ray.engine.ops.box_attention import attend_boxes, box_bias
+from sam3lt_ray.engine.ops.box_attention import attend_boxes, box_bias, make_axis_bias
 from sam3lt_ray.engine.ops.box_refinement import refine_boxes
 from sam3lt_ray.engine.ops.dispatch import plain_operations
 from sam3lt_ray.engine.ops.normalization import LayerNorm, add_norm
@@ -109,6 +109,7 @@ def cases() -> dict[str, tuple[int, dict[str, Timed]]]:
     boxes = normal(PAIRS, QUERIES - 1, 4, dtype=torch.float32).sigmoid()
     first = normal(WIDTH, 2, dtype=torch.float32), normal(WIDTH, dtype=torch.float32)
     second = normal(HEADS, WIDTH, dtype=torch.float32) / 16, normal(HEADS, dtype=torch.float32)
+    layers = make_axis_bias(first, second, torch.bfloat16)
     factors = 2 * math.pi / 10_000 ** (torch.arange(WIDTH // 2, device="cuda").float() / (WIDTH // 2))
     bias, weight = normal(2048), normal(2048, WIDTH) / 16
     last = torch.channels_last
@@ -144,7 +145,7 @@ def cases() -> dict[str, tuple[int, dict[str, Timed]]]:
         ),
         "decoder: bias along one axis": (
             PAIRS,
-            with_plain(lambda: box_bias(boxes, 0, GRID, first, second, torch.bfloat16)),
+            with_plain(lambda: box_bias(boxes, 0, GRID, layers)),
         ),
         "decoder: boxes refined, encoded": (
             PAIRS,

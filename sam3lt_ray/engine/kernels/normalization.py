@@ -40,7 +40,8 @@ def _add_norm(
     normed = normalize_rows(x, weight, bias, eps, WIDTH, BLOCK)
     tl.store(normed_ptr + at, normed.to(normed_ptr.dtype.element_ty), mask=valid)
     if HAS_POSITIONS:
-        token = (rows % NUM_TOKENS)[:, None] * WIDTH + columns[None, :]
+        # 0: every row has its own
+        token = at if NUM_TOKENS == 0 else (rows % NUM_TOKENS)[:, None] * WIDTH + columns[None, :]
         normed += tl.load(positions_ptr + token, mask=valid, other=0.0).to(tl.float32)
         tl.store(placed_ptr + at, normed.to(placed_ptr.dtype.element_ty), mask=valid)
 
@@ -61,9 +62,41 @@ def add_norm(
     placed = normed if positions is None else torch.empty_like(x)
     block = triton.next_power_of_2(width)
     rows = 1 if block >= 256 else 256 // block
+    is_shared = positions is not None and (positions.dim() == 2 or positions.shape[0] < x.shape[0])
+    num_tokens = positions.shape[-2] if positions is not None and is_shared else 0
     _add_norm[(triton.cdiv(num_rows, rows),)](
         x, x if delta is None else delta, weight, bias, weight if positions is None else positions, total, normed,
-        placed, num_rows, eps, 1 if positions is None else positions.shape[0], width, block, rows,
+        placed, num_rows, eps, num_tokens, width, block, rows,
         delta is not None, positions is not None, num_warps=4 if block > 512 else 2,
     )  # fmt: skip
     return total, normed, placed
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _add_place(
+    x_ptr, delta_ptr, positions_ptr, sum_ptr, placed_ptr, num_rows,
+    NUM_TOKENS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, BLOCK)
+    valid = (rows < num_rows)[:, None] & (columns < WIDTH)[None, :]
+    at = rows.to(tl.int64)[:, None] * WIDTH + columns[None, :]
+    total = tl.load(x_ptr + at, mask=valid, other=0.0).to(tl.float32)
+    total += tl.load(delta_ptr + at, mask=valid, other=0.0).to(tl.float32)
+    tl.store(sum_ptr + at, total.to(sum_ptr.dtype.element_ty), mask=valid)
+    token = (rows % NUM_TOKENS)[:, None] * WIDTH + columns[None, :]
+    total += tl.load(positions_ptr + token, mask=valid, other=0.0).to(tl.float32)
+    tl.store(placed_ptr + at, total.to(placed_ptr.dtype.element_ty), mask=valid)
+
+
+def add_place(x: torch.Tensor, delta: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """See :func:`sam3lt_ray.engine.ops.normalization.add_place`."""
+    num_tokens, width = positions.shape
+    total, placed = torch.empty_like(x), torch.empty_like(x)
+    num_rows = x.numel() // width
+    block = triton.next_power_of_2(width)
+    rows = max(1, 2048 // block)
+    _add_place[(triton.cdiv(num_rows, rows),)](
+        x, delta, positions, total, placed, num_rows, num_tokens, width, block, rows, num_warps=4
+    )
+    return total, placed

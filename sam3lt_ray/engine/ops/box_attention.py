@@ -3,43 +3,64 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch.nn import functional
 
-from sam3lt_ray.engine.ops.dispatch import is_power_of_two, uses_kernels
+from sam3lt_ray.engine.ops.dispatch import has_triton, is_power_of_two, uses_kernels
 from sam3lt_ray.engine.ops.token_attention import BASE_2, attend
 
 Layer = tuple[torch.Tensor, torch.Tensor]
 _MAX_HEADS: Final = 16
 
 
-def box_bias(
-    boxes_cxcywh: torch.Tensor, axis: int, size: int, first: Layer, second: Layer, dtype: torch.dtype
-) -> torch.Tensor:
+@dataclass(frozen=True, slots=True)
+class AxisBias:
+    """A perceptron of two layers from distances to the two sides of a box to a bias per head.
+
+    Attributes:
+        first: Weight [hidden, 2] and bias, float32.
+        second: Weight [heads, hidden] and bias, float32.
+        split: The first layer as its kernel wants it; None: there is no kernel for it.
+    """
+
+    first: Layer
+    second: Layer
+    split: torch.Tensor | None
+
+
+def make_axis_bias(first: Layer, second: Layer, dtype: torch.dtype) -> AxisBias:
+    """For attention that computes in ``dtype``; layers as in :class:`AxisBias`."""
+    heads, hidden = second[0].shape
+    if not (uses_kernels(first[0].device, dtype) and heads <= _MAX_HEADS and is_power_of_two(hidden, 32)):
+        return AxisBias(first, second, None)
+    from sam3lt_ray.engine.kernels import box_attention
+
+    return AxisBias(first, second, box_attention.split(*first, dtype))
+
+
+def box_bias(boxes_cxcywh: torch.Tensor, axis: int, size: int, layers: AxisBias) -> torch.Tensor:
     """What boxes add to the logits along one axis of the image.
 
-    A perceptron of two layers sees the log distances of a position to the two sides of the box: sign(d) log8(|d| + 1)
-    with d = 8 (position - side).
+    The perceptron sees the log distances of a position to the two sides of the box: sign(d) log8(|d| + 1) with
+    d = 8 (position - side).
 
     Args:
         boxes_cxcywh: Shares of the image, float32 [n, Q, 4].
         axis: 0 along x, 1 along y.
         size: Positions along the axis, 0, 1 / size, 2 / size, ...
-        first: Weight [hidden, 2] and bias, float32.
-        second: Weight [heads, hidden] and bias, float32.
-        dtype: What the attention computes in: with bf16 the second product may be rounded to TF32.
+        layers: The perceptron; where there is a kernel for it, bf16 rounds what is between the layers.
 
     Returns:
         float32 [n, heads, Q + 1, size], to the base 2; the presence token in front has no box and no bias.
     """
-    heads, hidden = second[0].shape
-    kernels_fit = heads <= _MAX_HEADS and is_power_of_two(hidden, 32)
-    if uses_kernels(boxes_cxcywh.device, dtype) and kernels_fit:
+    if layers.split is not None and has_triton(boxes_cxcywh.device):
         from sam3lt_ray.engine.kernels import box_attention
 
-        return box_attention.box_bias(boxes_cxcywh, axis, size, first, second)
+        return box_attention.box_bias(boxes_cxcywh, axis, size, layers.split, layers.second)
+    first, second = layers.first, layers.second
     center, half = boxes_cxcywh[..., axis], 0.5 * boxes_cxcywh[..., axis + 2]
     sides = torch.stack([center - half, center + half], dim=-1)[:, :, None]
     positions = torch.arange(size, device=boxes_cxcywh.device).float() / size

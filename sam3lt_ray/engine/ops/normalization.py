@@ -61,7 +61,7 @@ def add_norm_place(
         x: [n, N, C], contiguous.
         delta: The same, or None.
         norm: What follows.
-        positions: Position encoding, float32 [N, C].
+        positions: Position encoding, [N, C], [1, N, C] or [n, N, C].
 
     Returns:
         (x + delta, norm(x + delta), norm(x + delta) + positions), in the dtype of ``x``.
@@ -73,3 +73,22 @@ def add_norm_place(
     total = x if delta is None else x + delta
     normed = norm.in_float32(total)
     return total, normed.to(x.dtype), (normed + positions).to(x.dtype)
+
+
+def add_place(x: torch.Tensor, delta: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A residual addition with nothing behind it but positions.
+
+    Args:
+        x: [n, N, C], contiguous.
+        delta: The same.
+        positions: Position encoding, float32 [N, C].
+
+    Returns:
+        (x + delta, x + delta + positions), in the dtype of ``x``.
+    """
+    if uses_kernels(x.device, x.dtype):
+        from sam3lt_ray.engine.kernels import normalization
+
+        return normalization.add_place(x, delta, positions)
+    total = x + delta
+    return total, (total + positions).to(x.dtype)

@@ -26,7 +26,7 @@ def test_kernel_is_its_plain_form(name: str) -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
         assert torch.isfinite(one).all()
-        assert relative_error(one, other) < 2e-6
+        assert relative_error(one, other) < 4e-6  # where logits are about 150, float32 has no more
 
 
 @settings(max_examples=25, deadline=None)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from sam3lt_ray.engine.boxes import take_box_geometry
 from sam3lt_ray.engine.checkpoint import Checkpoint
 from sam3lt_ray.engine.detr_decoder import DetrDecoder
-from sam3lt_ray.engine.detr_encoder import DetrEncoder
+from sam3lt_ray.engine.detr_encoder import DetrEncoder, Memory
 from sam3lt_ray.engine.devices import Placement
 from sam3lt_ray.engine.loading import load_model
 from sam3lt_ray.engine.mask_head import MaskHead
@@ -128,20 +128,22 @@ def test_encoder_with_shared_first_attention(parts: Parts) -> None:
     assert torch.equal(started, before)
     for image in (0, 1):
         for prompt in range(len(PROMPTS)):
-            found = memory[image * len(PROMPTS) + prompt]
-            close(found, parts.plain_memory(image, prompt).last_hidden_state[0], 1e-4)
+            number = image * len(PROMPTS) + prompt
+            expected = parts.plain_memory(image, prompt).last_hidden_state[0]
+            close(memory.tokens[number], expected, 1e-4)
+            close(memory.placed[number], expected + parts.vision.positions, 1e-4)
 
 
 def test_decoder_with_its_beginning_computed_once(parts: Parts) -> None:
     module = parts.model.detr_decoder
-    decoder = DetrDecoder(module, parts.text, parts.vision.positions, parts.vision.grid_hw, PLACEMENT)
+    decoder = DetrDecoder(module, parts.text, parts.vision.grid_hw, PLACEMENT)
     scoring = Scoring(parts.model.dot_product_scoring, parts.text, PLACEMENT)
     for prompt in range(len(PROMPTS)):
         plain = [parts.plain_memory(image, prompt) for image in (0, 1)]
         memory = torch.cat([one.last_hidden_state for one in plain])
         rows = slice(prompt, prompt + 1)
         pairs = all_pairs(2, [prompt])
-        found = decoder.find(memory, pairs)
+        found = decoder.find(Memory(memory, memory + parts.vision.positions), pairs)
         expected = module(
             vision_features=memory,
             text_features=parts.full_text[rows].expand(2, -1, -1),
