@@ -21,7 +21,7 @@ from sam3lt_ray.progress import LogProgress
 from sam3lt_ray.storage import lease
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.store import RunStore
-from tests.standin import load_poisoned, load_standin
+from tests.standin import load_after_deaths, load_poisoned, load_standin
 from tests.stopping_store import StoppingStore, StopPoint
 
 
@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--labeled", help="file that grows by a byte for each image that is labeled")
     parser.add_argument("--hold", help="folder in which a test asks for a process to be held (HoldPoint)")
     parser.add_argument("--poisoned", action="store_true", help="the engine dies, hangs or starves at certain images")
+    parser.add_argument("--deaths", help="folder with a file for each time that loading the engine kills its process")
     parser.add_argument("--stop-at", choices=StopPoint.MOMENTS)
     parser.add_argument("--stop-folder", help="where the stopped process says that it has come there")
     parser.add_argument("--skip", type=int, default=0, help="commits before the one that stops")
@@ -52,6 +53,8 @@ def main() -> int:
     config = Config.model_validate(json.loads(options.config.read_text()))
     load = load_poisoned if options.poisoned else load_standin
     load_engine = partial(load, seconds_per_image=options.seconds_per_image, labeled=options.labeled, hold=options.hold)
+    if options.deaths:
+        load_engine = partial(load_after_deaths, load_engine, options.deaths)
     try:
         summary = label_run(config, load_engine=load_engine, progress=LogProgress(sys.stdout))
     except Sam3ltError as error:

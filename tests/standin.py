@@ -6,9 +6,11 @@ Its answers depend on the image's pixels alone, so that two runs can be compared
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ from sam3lt_ray.records import Detection, EnginePart, ImageDetections
 
 if TYPE_CHECKING:
     from sam3lt_ray.pipeline.actor_plan import ActorResources
+    from sam3lt_ray.pipeline.engine_factory import EngineFactory
+    from sam3lt_ray.stages.label import Engine
 
 KILLER_RED = 250  # an image whose top left pixel is this red kills the process that labels it
 HANGER_RED = 240  # ... and one that is this red hangs it
@@ -120,6 +124,22 @@ def load_standin(
 ) -> StandInEngine:
     """An engine factory for ``label_run``."""
     return StandInEngine(len(prompts), seconds_per_image, labeled, hold)
+
+
+def load_after_deaths(
+    load: EngineFactory,
+    deaths: str,
+    checkpoint: Checkpoint,
+    prompts: Sequence[str],
+    config: Config,
+    resources: ActorResources,
+) -> Engine:
+    """An engine factory whose process is killed as long as it finds a file in a folder; it takes the file along."""
+    for path in Path(deaths).iterdir():
+        with suppress(FileNotFoundError):  # another process died of it
+            path.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+    return load(checkpoint, prompts, config, resources)
 
 
 class PoisonedEngine(StandInEngine):

@@ -20,6 +20,7 @@ from sam3lt_ray.errors import EXIT_RETRY, ImageError, Sam3ltError
 from sam3lt_ray.labels.rows import Provenance, UnitCounts, build_rows, count_rows, encode_unit_file
 from sam3lt_ray.logs import log_fields, name_run_in_logs
 from sam3lt_ray.pipeline.pass_marker import is_current
+from sam3lt_ray.pipeline.start_notes import noted_start
 from sam3lt_ray.records import ImageLabels, Unit
 from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.stages.careful import CarefulLabeler
@@ -99,7 +100,8 @@ class SegmentActor:
         if not is_current(job.store, job.pass_id):
             raise RuntimeError("The pass of this actor is over.")  # a failed start frees what the actor holds
         self._whereabouts = _whereabouts()
-        engine = job.load_engine()
+        with noted_start(job.store, job.pass_id, self._whereabouts["actor"] or "alone"):
+            engine = job.load_engine()
         self._labeler = ImageLabeler(
             engine,
             job.vocabulary,

@@ -33,6 +33,8 @@ def marked_pass(store: RunStore) -> Iterator[str]:
         yield pass_id
     finally:
         store.delete(_path(pass_id))
+        for item in store.list(notes_prefix(pass_id)):
+            store.delete(item.path)
 
 
 def is_current(store: RunStore, pass_id: str) -> bool:
@@ -41,6 +43,11 @@ def is_current(store: RunStore, pass_id: str) -> bool:
         return store.exists(_path(pass_id))
     except (OSError, Sam3ltError):
         return True
+
+
+def notes_prefix(pass_id: str) -> str:
+    """Below it are notes of the pass's actors; they go with it."""
+    return f"{PASS_PREFIX}/{pass_id}"
 
 
 def _path(pass_id: str) -> str:

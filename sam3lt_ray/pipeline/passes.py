@@ -6,7 +6,6 @@ file is still missing in the ledger, and the next pass takes it up.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError
-from ray.exceptions import LocalRayletDiedError, NodeDiedError, ObjectLostError, RayError, RaySystemError, RpcError
+from ray.exceptions import (
+    ActorDiedError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    RayError,
+    RaySystemError,
+    RpcError,
+)
 from ray.util.annotations import RayDeprecationWarning
 
 from sam3lt_ray import errors
@@ -31,8 +38,6 @@ from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
 if TYPE_CHECKING:
     import pyarrow as pa
 
-logger = logging.getLogger(__name__)
-
 # What fails is left to the next pass, not retried in this one: without bounds Ray restarts an actor for ever that an
 # image kills, and every retry of a unit that kills its actor takes the units that wait for it along.
 _TASK_RETRIES: Final = 0
@@ -45,6 +50,10 @@ _GROW_WHEN_TAKEN: Final = 0.9
 _READERS_PER_ACTOR: Final = 2
 _COMMITTERS_PER_ACTOR: Final = 2
 _RAY_LOST: Final = (LocalRayletDiedError, NodeDiedError, ObjectLostError, RaySystemError, RpcError)
+
+
+class PassCutShortError(Exception):
+    """A pass has ended before its work was done, for a reason that the next one may not meet: what Ray said of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,10 @@ class Pass:
         """Stream over the missing units; yields each one that was committed, as it happens.
 
         Stopping the iteration early drops the units in flight and nothing else.
+
+        Raises:
+            PassCutShortError: Ray Data gave up an actor that had not begun, or nothing happened for hours.
+            Sam3ltError: The run cannot go on.
         """
         _configure(DataContext.get_current())
         with warnings.catch_warnings():
@@ -80,8 +93,12 @@ class Pass:
             with hanging_up_on_lost_hosts():
                 for table in cast("Iterator[pa.Table]", iter(tables)):
                     yield from outcomes(table)
-        except ExecutionTimeoutError as error:
-            logger.warning("The pass is ended, because nothing happened any more: %s", error)
+        except ExecutionTimeoutError:
+            raise PassCutShortError("nothing happened any more") from None
+        except ActorDiedError as error:
+            if error.actor_init_failed:  # it could not load the model, and says why
+                raise _explain(error) from None
+            raise PassCutShortError(_last_line(error)) from None
         except RayError as error:
             raise _explain(error) from None
 
@@ -124,11 +141,15 @@ def _explain(error: RayError) -> Sam3ltError:
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, Sam3ltError) and not issubclass(kind, ImageError | ConfigError):
         return kind(message.strip())
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    said = lines[-1].strip() if lines else type(error).__name__
+    said = _last_line(error)
     if isinstance(error, _RAY_LOST):
         return RetryableRunError(ray_was_lost(said))
     return RunError(f"Ray gave up: {said}")
+
+
+def _last_line(error: RayError) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def ray_was_lost(how: str) -> str:

@@ -16,6 +16,7 @@ from sam3lt_ray.labels.rows import Provenance
 from sam3lt_ray.pipeline.collector import collector_paused
 from sam3lt_ray.pipeline.fork import Origin
 from sam3lt_ray.records import Shard
+from sam3lt_ray.stages.read import MissingUnitReader
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.filesystem import is_s3, local_path
 from sam3lt_ray.storage.layers import Layer, questions_of, read_layers
@@ -84,6 +85,10 @@ class PreparedRun:
         names = {label.id: label.name for label in self.vocabulary.labels}
         labels = tuple((label.id, names.get(label.id, label.name)) for label in layer.labels)
         return Provenance(fingerprint, describe_model(self.checkpoint), labels)
+
+    def reader(self) -> MissingUnitReader:
+        """Reads what is missing of a shard."""
+        return MissingUnitReader(self.store, self.config.input, self.config.storage)
 
     def differences_to_origin(self) -> list[str]:
         """What this run labels differently than the one it is forked from."""

@@ -12,9 +12,10 @@ from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.fork import find_origin
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
 from sam3lt_ray.pipeline.run_files import apply_policy, write_run_files
-from sam3lt_ray.pipeline.session import RunSession, SessionOptions
+from sam3lt_ray.pipeline.session import RunSession
 from sam3lt_ray.pipeline.signals import StopRequest
 from sam3lt_ray.pipeline.summary import RunSummary
+from sam3lt_ray.pipeline.sweeping import SessionOptions
 from sam3lt_ray.progress import ProgressListener, SilentProgress
 from sam3lt_ray.storage.lease import Lease
 

@@ -1,34 +1,20 @@
-"""The passes of one start: layer by layer until nothing is missing, whatever happens to Ray."""
+"""One start of a run: what is missing is worked off, layer by layer, and summed up, whatever happens to Ray."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 
-from sam3lt_ray.errors import (
-    EXIT_RETRY,
-    InputError,
-    RetryableRunError,
-    RunTakenOverError,
-    Sam3ltError,
-    StorageError,
-    UsageError,
-)
-from sam3lt_ray.logs import LogFormat
-from sam3lt_ray.pipeline.actor_plan import ActorResources, plan_actors
-from sam3lt_ray.pipeline.actors import LabelJob
+from sam3lt_ray.errors import EXIT_RETRY, InputError, RetryableRunError, RunTakenOverError, Sam3ltError, StorageError
 from sam3lt_ray.pipeline.bookkeeping import Bookkeeping
-from sam3lt_ray.pipeline.engine_factory import EngineFactory
 from sam3lt_ray.pipeline.error_budget import ErrorBudget
-from sam3lt_ray.pipeline.pass_marker import marked_pass
-from sam3lt_ray.pipeline.passes import Pass, ray_was_lost
+from sam3lt_ray.pipeline.passes import ray_was_lost
 from sam3lt_ray.pipeline.prepare import PreparedRun
 from sam3lt_ray.pipeline.ray_session import ray_session
 from sam3lt_ray.pipeline.ray_watch import watching_ray
 from sam3lt_ray.pipeline.signals import StopRequest
 from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, summarize
+from sam3lt_ray.pipeline.sweeping import SessionOptions, Sweeper, count_shards
 from sam3lt_ray.pipeline.worklist import (
     LayerWork,
     find_missing,
@@ -39,36 +25,16 @@ from sam3lt_ray.pipeline.worklist import (
     tally_shards,
 )
 from sam3lt_ray.progress import ProgressListener
-from sam3lt_ray.stages.careful import read_notes
-from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
+from sam3lt_ray.stages.read import ShardWork
 from sam3lt_ray.storage.coverage import Coverage
-from sam3lt_ray.storage.layers import Layer
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.run_directory import fix_precision
-from sam3lt_ray.vocabulary.labels import Vocabulary
 
 _MAX_NAMED_SHARDS = 3
 _ADVICE = (
     "What was labeled is kept. Correct the input and label into a new run, or raise errors.max_error_fraction and "
     "start this command again. The commonest causes:"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """How a start goes on.
-
-    Attributes:
-        load_engine: What makes the engine in the actors.
-        limit: Stop after about this many images (whole units); None: go on to the end.
-        verbose: Let Ray's own log lines through.
-        log_format: How workers log.
-    """
-
-    load_engine: EngineFactory
-    limit: int | None
-    verbose: bool
-    log_format: LogFormat
 
 
 class RunSession:
@@ -96,8 +62,7 @@ class RunSession:
         self._stop = stop
         self._options = options
         self._books = Bookkeeping(prepared, listener, options.limit)
-        self._resources: ActorResources | None = None
-        self._may_grow = False
+        self._device = "none"
 
     def label_missing(self) -> RunSummary:
         """Ask every image what it was not asked."""
@@ -161,13 +126,15 @@ class RunSession:
             compute = self._prepared.config.compute
             session = ray_session(compute, verbose=self._options.verbose, log_format=self._options.log_format)
             watched = watching_ray(self._give_up)
-            with session as self._may_grow, self._stop.listening(), watched, self._books:
-                self._resources = self._plan_actors()
-                fix_precision(self._prepared.store, self._precision(self._resources))
-                self._books.begin(work, self._resources.num_actors)
+            with session as may_grow, self._stop.listening(), watched, self._books:
+                parts = self._prepared, self._books, self._lease, self._stop, self._listener, self._options
+                sweeper = Sweeper(*parts, may_grow=may_grow)
+                self._device = sweeper.resources.device
+                fix_precision(self._prepared.store, self._precision(self._device))
+                self._books.begin(work, sweeper.resources.num_actors)
                 leftover: list[ShardWork] = []
                 for layer_work in work:
-                    rest = self._sweep_until_complete(layer_work)
+                    rest = sweeper.sweep_until_complete(layer_work)
                     if rest is None:
                         verdict = self._books.budget.verdict()
                         if verdict is not None:
@@ -208,92 +175,13 @@ class RunSession:
         self._lease.release()
         return EXIT_RETRY
 
-    def _sweep_until_complete(self, work: LayerWork) -> LayerWork | None:
-        """Passes over one layer; what is left of it in the end, or None when it was ended early."""
-        max_passes = self._prepared.config.compute.max_passes
-        store, layer = self._prepared.store, work.layer.name
-        passes = 0
-        while work.shards:
-            passes += 1
-            careful = passes > 1 and passes >= max_passes
-            if passes > 1:
-                self._resources = self._plan_again()
-                how = "image by image" if careful else "again"
-                self._listener.message(f"Pass {passes}: {_count(work.shards)} incomplete; trying {how}.")
-            assert self._resources is not None
-            self._books.tally.begin_pass(self._resources.num_actors)
-            before = self._books.tally.units, read_notes(store, layer)
-            if not self._sweep(work, careful=careful):
-                return None
-            coverage = self._prepared.coverage()
-            self._books.totals.forget_missing(coverage.all_paths())
-            work = work.remaining(coverage)
-            # A careful pass that commits nothing may still have found out more about what kills its process: each death
-            # is noted, and two deaths exclude an image, so this ends.
-            after = self._books.tally.units, read_notes(store, layer)
-            if passes >= max_passes and after == before:
-                break
-        return work
-
-    def _plan_actors(self) -> ActorResources:
-        weight_bytes = self._prepared.checkpoint.weight_bytes
-        return plan_actors(self._prepared.config.compute, weight_bytes, may_grow=self._may_grow)
-
-    def _plan_again(self) -> ActorResources:
-        """The pool for the cluster as it is now: what left work over may have been the loss of a node."""
-        assert self._resources is not None
-        with suppress(UsageError):
-            planned = self._plan_actors()
-            if planned.device == self._resources.device:  # GPUs that are gone are waited for
-                return planned
-        return self._resources
-
-    def _sweep(self, work: LayerWork, *, careful: bool) -> bool:
-        """One pass; False when it was ended early: the limit of images is reached, or there are too many errors."""
-        assert self._resources is not None
-        self._lease.confirm()
-        with marked_pass(self._prepared.store) as pass_id:
-            job = self._job(work.layer, careful, pass_id)
-            for outcome in Pass(self._reader(), work.shards, job, self._resources).run():
-                self._stop.check()
-                self._books.add(outcome)
-                # Nothing is written here; what cannot be asked now is asked again.
-                with suppress(InputError, StorageError):
-                    self._lease.confirm()
-                if self._books.is_enough:
-                    return False
-        return True
-
-    def _precision(self, resources: ActorResources) -> str:
+    def _precision(self, device: str) -> str:
         wanted = self._prepared.config.compute.precision
-        return wanted if wanted != "auto" else ("bf16" if resources.device == "cuda" else "fp32")
-
-    def _reader(self) -> MissingUnitReader:
-        config = self._prepared.config
-        return MissingUnitReader(self._prepared.store, config.input, config.storage)
-
-    def _job(self, layer: Layer, careful: bool, pass_id: str) -> LabelJob:
-        prepared, config, resources = self._prepared, self._prepared.config, self._resources
-        assert resources is not None
-        vocabulary = Vocabulary(layer.labels, prepared.vocabulary.source)
-        prompts = tuple(text for _, _, text in vocabulary.prompts)
-        return LabelJob(
-            load_engine=partial(self._options.load_engine, prepared.checkpoint, prompts, config, resources),
-            vocabulary=vocabulary,
-            provenance=prepared.provenance(layer),
-            store=prepared.store,
-            merge_iou=config.labeling.merge_iou,
-            max_pixels=config.input.max_pixels,
-            decode_threads=resources.decode_threads,
-            loose_files=config.input.has_loose_files,
-            careful=careful,
-            image_timeout_s=config.compute.image_timeout_s,
-            pass_id=pass_id,
-        )
+        return wanted if wanted != "auto" else ("bf16" if device == "cuda" else "fp32")
 
     def _describe_leftover(self, work: Sequence[ShardWork]) -> str:
         """Name some incomplete shards and why reading them fails, as far as the driver can see it itself."""
-        reader, reasons = self._reader(), []
+        reader, reasons = self._prepared.reader(), []
         for item in work[:_MAX_NAMED_SHARDS]:
             try:
                 next(reader(item), None)
@@ -303,8 +191,8 @@ class RunSession:
                 reasons.append(f"{item.shard.name} ({error})")
         more = f" and {len(work) - _MAX_NAMED_SHARDS} more" if len(work) > _MAX_NAMED_SHARDS else ""
         return (
-            f"{_count(work)} still incomplete after {self._books.tally.passes} passes: {'; '.join(reasons)}{more}. "
-            "Nothing that was labeled is lost; the same command tries the rest again."
+            f"{count_shards(work)} still incomplete after {self._books.tally.passes} passes: "
+            f"{'; '.join(reasons)}{more}. Nothing that was labeled is lost; the same command tries the rest again."
         )
 
     def _finish(self, status: RunStatus, message: str) -> RunSummary:
@@ -318,11 +206,7 @@ class RunSession:
             coverage=coverage,
             totals=self._books.totals,
             label_names={label.id: label.name for label in self._prepared.vocabulary.labels},
-            device=self._resources.device if self._resources else "none",
+            device=self._device,
             shards=tally_shards(self._prepared, self._books.tally.shards_open_before, coverage),
             max_error_fraction=self._prepared.config.errors.max_error_fraction,
         )
-
-
-def _count(work: Sequence[ShardWork]) -> str:
-    return f"{len(work)} shard{'' if len(work) == 1 else 's'}"
