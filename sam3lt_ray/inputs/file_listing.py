@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import InputError, StorageError
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
     from sam3lt_ray.storage.s3_filesystem import PatientS3FileSystem
+
+COMPRESSED_TARS: Final = ("tar.gz", "tar.bz2", "tar.xz", "tar.zst", "tar.lz4", "tgz", "tbz2", "txz", "tzst")
 
 _Result = TypeVar("_Result")
 
@@ -40,7 +42,7 @@ class ListedFile:
 
     @property
     def extension(self) -> str:
-        """Lower case, without the dot; "tar.gz" and the like are kept whole."""
+        """Lower case, without the dot; compressed tars keep both parts ("tar.gz")."""
         return file_extension(self.name)
 
 
@@ -64,9 +66,8 @@ def file_extension(name: str) -> str:
     # As pathlib tells suffixes, which is too slow for a million names.
     base = name.rpartition("/")[2].lstrip(".").lower()
     suffixes = [] if base.endswith(".") else base.split(".")[1:]
-    if len(suffixes) > 1 and suffixes[-2] == "tar":
-        return ".".join(suffixes[-2:])
-    return suffixes[-1] if suffixes else ""
+    both = ".".join(suffixes[-2:])
+    return both if both in COMPRESSED_TARS else both.rpartition(".")[2]
 
 
 def list_files(uri: str, storage: StorageSettings) -> FileListing:

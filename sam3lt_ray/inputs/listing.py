@@ -9,7 +9,7 @@ from typing import Final
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
 from sam3lt_ray.errors import InputError
 from sam3lt_ray.images.signatures import IMAGE_EXTENSIONS
-from sam3lt_ray.inputs.file_listing import FileListing, ListedFile, list_files
+from sam3lt_ray.inputs.file_listing import COMPRESSED_TARS, FileListing, ListedFile, list_files
 from sam3lt_ray.inputs.folder import group_folder
 from sam3lt_ray.inputs.manifest import MANIFEST_EXTENSIONS, group_manifest
 from sam3lt_ray.inputs.parquet import read_schema
@@ -17,7 +17,6 @@ from sam3lt_ray.inputs.parquet_columns import choose_columns
 from sam3lt_ray.records import Shard
 
 _SHARD_EXTENSION: Final = {"webdataset": "tar", "parquet": "parquet"}
-_COMPRESSED_TARS: Final = ("tar.gz", "tar.bz2", "tar.xz", "tar.zst", "tar.lz4", "tgz", "tbz2", "txz", "tzst")
 _MAX_NAMED_EXTENSIONS: Final = 4
 
 
@@ -67,7 +66,7 @@ def _is_bookkeeping(file: ListedFile, settings: InputSettings) -> bool:
 
 
 def _refuse_compressed(listing: FileListing) -> None:
-    compressed = [file for file in listing.files if file.extension in _COMPRESSED_TARS]
+    compressed = [file for file in listing.files if file.extension in COMPRESSED_TARS]
     if compressed:
         others = f" and {len(compressed) - 1} more" if len(compressed) > 1 else ""
         raise InputError(

@@ -170,6 +170,7 @@ class RunSession:
         """Ray is gone, and nothing will ever come back to who waits for it. Called in a thread of its own."""
         message = ray_was_lost(lost)
         self._listener.message(message)
+        self._listener.finish()  # a live line hides the cursor
         with suppress(Exception):
             self._finish("interrupted", message)
         self._lease.release()

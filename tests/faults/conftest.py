@@ -89,17 +89,21 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         item.config.stash[_RAN].add(item.nodeid)
     if report.failed:
         item.config.stash[_FAILED].add(item.nodeid)
+    destination = item.config.getoption("--faults-json")
+    if destination and report.when == "teardown":  # at once: such a session is long, and may be ended
+        merge_into(Path(destination), _rows(item.config), item.config.stash[_RAN])
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table, and add it to the file that ``--faults-json`` names."""
-    failed = config.stash[_FAILED]
-    rows = [replace(row, equal=row.test not in failed) for row in config.stash[_ROWS]]
+    """Print the table."""
+    rows = _rows(config)
     if rows:
         terminalreporter.section("faults")
         for line in format_table(rows):
             terminalreporter.write_line(line)
-    destination = config.getoption("--faults-json")
-    if destination:
-        merge_into(Path(destination), rows, config.stash[_RAN])
+
+
+def _rows(config: pytest.Config) -> list[FaultRow]:
+    failed = config.stash[_FAILED]
+    return [replace(row, equal=row.test not in failed) for row in config.stash[_ROWS]]

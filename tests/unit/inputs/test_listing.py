@@ -33,6 +33,12 @@ def test_folder_of_tars_is_listed_recursively_and_sorted(tmp_path: Path) -> None
     assert shards[2].members == ()
 
 
+def test_tars_that_were_made_into_something_else_are_what_they_are_now(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b"1"]}), tmp_path / "a.tar.parquet")
+    touch(tmp_path, "b.tar.gz", "c.parquet.tar")
+    assert [shard.name for shard in list_at(tmp_path, "parquet")] == ["a.tar.parquet"]
+
+
 def test_single_file_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "x/b.tar", "x/a.tar")
     monkeypatch.chdir(tmp_path)
