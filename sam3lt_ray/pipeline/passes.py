@@ -173,5 +173,7 @@ def _configure(context: DataContext) -> None:
     # A pool grows, where it may, when this share of its places is taken. Ray's own threshold of 1.75 is out of reach
     # for actors that get one unit beyond the one at work, or work on both.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = _GROW_WHEN_TAKEN
-    # Fewer units than actors are nobody's mistake. Said in a thread of Ray Data's own, so it cannot be caught here.
+    # Fewer units than actors, or than tasks at once, are nobody's mistake. Said in a thread of Ray Data's own, so it
+    # cannot be caught here.
     warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
+    warnings.filterwarnings("ignore", "The maximum number of concurrent tasks", UserWarning)
