@@ -93,7 +93,7 @@ def attend_tokens(
 def attend_words(make: Maker, words: int, with_delta: bool) -> tuple[Results, Results]:
     from sam3lt_ray.engine.kernels import word_attention
 
-    heads, width, num_tokens = 4, 32, 45
+    heads, width, num_tokens = 4, 32, 157  # two programs, the second with rows left over
     key_bias = make.normal(6, 1, words * heads)
     key_bias[2, :, 2 * heads :] = -torch.inf  # a shorter prompt
     attention = PromptAttention(

@@ -1,6 +1,6 @@
 """How many CPU cores it takes so that a GPU does not wait for images.
 
-A rule of thumb from BENCHMARKS.md: JPEGs of 1280 x 960 and the full-size model in bf16 on an H100. Larger images want
+A rule of thumb from BENCHMARKS.md: JPEGs of 1280 x 960 and the full-size model in bf16 on an H200. Larger images want
 more, in proportion to their pixels; slower GPUs want less.
 """
 
@@ -11,7 +11,7 @@ from typing import Final
 
 _DECODE_MS: Final = 31.0  # one core: JPEG to the model's square
 _GPU_MS_PER_IMAGE: Final = 11.5
-_GPU_MS_PER_PROMPT: Final = 0.77
+_GPU_MS_PER_PROMPT: Final = 0.66
 _LAUNCHING_CORES: Final = 1  # asks the device for work and turns what it finds into rows
 
 
