@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +17,7 @@ import ray
 from sam3lt_ray.errors import EXIT_RETRY, ImageError, Sam3ltError
 from sam3lt_ray.labels.rows import Provenance, UnitCounts, build_rows, count_rows, encode_unit_file
 from sam3lt_ray.logs import log_fields, name_run_in_logs
+from sam3lt_ray.pipeline.pass_guard import PassGuard, end_process
 from sam3lt_ray.pipeline.pass_marker import is_current
 from sam3lt_ray.pipeline.start_notes import noted_start
 from sam3lt_ray.records import ImageLabels, Unit
@@ -32,7 +31,6 @@ from sam3lt_ray.vocabulary.labels import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-_EXIT_SOFTWARE: Final = 70  # EX_SOFTWARE of sysexits.h; Ray restarts the actor
 _ASK_EVERY_S: Final = 5.0
 
 
@@ -145,7 +143,7 @@ class SegmentActor:
         def before_image() -> None:
             # A note that is written for a pass which another driver has ended would be counted as a death of its image.
             if not is_current(self._job.store, self._job.pass_id):
-                _end_process("the pass is over")
+                end_process("the pass is over")
             feed()
 
         results = self._careful.label_unit(unit, before_image)
@@ -161,10 +159,16 @@ def _whereabouts() -> dict[str, str]:
 
 
 class CommitTask:
-    """Function for ``map_batches``: commits label files and passes on the rest of the row."""
+    """Function for ``map_batches``: commits label files and passes on the rest of the row.
 
-    def __init__(self, committer: UnitCommitter) -> None:
+    Args:
+        committer: Stores a label file.
+        guard: Of the pass.
+    """
+
+    def __init__(self, committer: UnitCommitter, guard: PassGuard) -> None:
         self._committer = committer
+        self._guard = guard
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Commit the label files of a batch; the files themselves go no further.
@@ -173,6 +177,7 @@ class CommitTask:
         """
         rows = table.to_pylist()
         for row in rows:
+            self._guard.touch()
             data = row.pop("file")
             row.update(created=False, failure="", failure_passes=False, num_bytes=len(data))
             start = time.perf_counter()
@@ -245,14 +250,8 @@ class Watchdog:
             now = time.monotonic()
             deadlines = list(self._deadlines.values())
             if any(now > deadline for deadline in deadlines):
-                _end_process(f"no image was finished for {self._timeout_s:g} s")
+                end_process(f"no image was finished for {self._timeout_s:g} s")
             if now > next_question and not deadlines:
                 next_question = now + _ASK_EVERY_S
                 if not self._is_wanted():
-                    _end_process("the pass is over")
-
-
-def _end_process(reason: str) -> None:
-    sys.stderr.write(f"{reason}; ending the process\n")
-    sys.stderr.flush()
-    os._exit(_EXIT_SOFTWARE)
+                    end_process("the pass is over")

@@ -30,6 +30,7 @@ from sam3lt_ray.errors import ConfigError, ImageError, RetryableRunError, RunErr
 from sam3lt_ray.pipeline.actor_plan import COMMIT_CPUS, READ_CPUS, ActorResources
 from sam3lt_ray.pipeline.actors import CommitTask, LabelJob, SegmentActor, UnitOutcome, outcomes
 from sam3lt_ray.pipeline.lost_hosts import hanging_up_on_lost_hosts
+from sam3lt_ray.pipeline.pass_guard import PassGuard
 from sam3lt_ray.pipeline.placement import placement_of_readers
 from sam3lt_ray.pipeline.source import UnitSource
 from sam3lt_ray.stages.commit import UnitCommitter
@@ -80,7 +81,8 @@ class Pass:
             # bounded retries yet.
             warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
             labeled = self._label(self._read())
-        commit: Any = CommitTask(UnitCommitter(self.job.store)).__call__  # Ray's type for batches knows no Arrow alone
+        # Ray's type for batches knows no Arrow alone.
+        commit: Any = CommitTask(UnitCommitter(self.job.store), self._guard).__call__
         committed = labeled.map_batches(
             commit,
             batch_size=1,
@@ -102,8 +104,12 @@ class Pass:
         except RayError as error:
             raise _explain(error) from None
 
+    @property
+    def _guard(self) -> PassGuard:
+        return PassGuard(self.job.store, self.job.pass_id)
+
     def _read(self) -> Dataset:
-        source = UnitSource(self.reader, self.work)
+        source = UnitSource(self.reader, self.work, self._guard)
         dataset: Dataset = ray.data.read_datasource(
             source,
             override_num_blocks=source.num_read_tasks(),

@@ -13,6 +13,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from sam3lt_ray.errors import Sam3ltError
 from sam3lt_ray.logs import log_fields, name_run_in_logs
+from sam3lt_ray.pipeline.pass_guard import PassGuard
 from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
 from sam3lt_ray.stages.unit_table import UNIT_SCHEMA, unit_to_table
@@ -33,11 +34,13 @@ class UnitSource(Datasource):
     Args:
         reader: Reads the missing units of one shard.
         work: What is to do, shard by shard.
+        guard: Of the pass.
     """
 
-    def __init__(self, reader: MissingUnitReader, work: Sequence[ShardWork]) -> None:
+    def __init__(self, reader: MissingUnitReader, work: Sequence[ShardWork], guard: PassGuard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._reader = reader
+        self._guard = guard
         self._work = list(work)
 
     def get_name(self) -> str:
@@ -59,7 +62,7 @@ class UnitSource(Datasource):
         num_tasks = self.num_read_tasks()
         return [
             ReadTask(
-                _ReadShards(self._reader, self._work[position::num_tasks]),
+                _ReadShards(self._reader, self._work[position::num_tasks], self._guard),
                 BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None),
                 schema=UNIT_SCHEMA,
             )
@@ -70,16 +73,19 @@ class UnitSource(Datasource):
 class _ReadShards:
     """The body of a read task. A shard that cannot be read leaves its units missing and the others alone."""
 
-    def __init__(self, reader: MissingUnitReader, work: Sequence[ShardWork]) -> None:
+    def __init__(self, reader: MissingUnitReader, work: Sequence[ShardWork], guard: PassGuard) -> None:
         self._reader = reader
+        self._guard = guard
         self._work = work
 
     def __call__(self) -> Iterator[pa.Table]:
         name_run_in_logs(without_credentials(self._reader.store.uri))
         here = ray.util.get_node_ip_address()
         for work in self._work:
+            self._guard.touch()
             try:
                 for unit in self._reader(work):
+                    self._guard.touch()
                     yield unit_to_table(replace(unit, read_on=here))
             except Sam3ltError as error:
                 with log_fields(shard=work.shard.name):

@@ -11,6 +11,7 @@ from sam3lt_ray.config.schema import Config
 from sam3lt_ray.labels.joined_counts import joined_counts
 from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.totals import RunTotals
+from sam3lt_ray.pipeline.pass_guard import PassGuard
 from sam3lt_ray.pipeline.planning import plan_run
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
 from sam3lt_ray.pipeline.run_files import write_run_files
@@ -64,7 +65,8 @@ def start(server: VastS3) -> PreparedRun:
     assert len(prepared.shards) == SHARDS
     assert sum(1 for _ in coverage.iter_units()) == FINISHED * UNITS_PER_SHARD
     assert len(work) == SHARDS - FINISHED
-    source = UnitSource(MissingUnitReader(prepared.store, prepared.config.input, prepared.config.storage), work)
+    reader = MissingUnitReader(prepared.store, prepared.config.input, prepared.config.storage)
+    source = UnitSource(reader, work, PassGuard(prepared.store, "a pass"))
     tasks = source.get_read_tasks(-1)
     assert len(tasks) == source.num_read_tasks() == MAX_READ_TASKS
     assert sum(len(task.read_fn._work) for task in tasks) == len(work)

@@ -16,6 +16,7 @@ from sam3lt_ray.errors import StorageError, StorageUnavailableError
 from sam3lt_ray.labels.rows import Provenance
 from sam3lt_ray.pipeline import actors
 from sam3lt_ray.pipeline.actors import CommitTask, LabelJob, SegmentActor, Watchdog, outcomes
+from sam3lt_ray.pipeline.pass_guard import PassGuard
 from sam3lt_ray.pipeline.pass_marker import marked_pass
 from sam3lt_ray.records import EncodedImage, Unit, UnitRange
 from sam3lt_ray.stages.unit_table import unit_to_table
@@ -67,7 +68,7 @@ def test_units_labeled_side_by_side_are_those_labeled_alone(actor: SegmentActor)
     ("error", "passes"), [(StorageError("The disk is full."), False), (StorageUnavailableError("It is away."), True)]
 )
 def test_labels_that_cannot_be_stored_are_told_to_the_driver(
-    actor: SegmentActor, error: StorageError, passes: bool
+    actor: SegmentActor, tmp_path: Path, error: StorageError, passes: bool
 ) -> None:
     def refuse(path: str, data: bytes) -> bool:
         if path.endswith("/11"):
@@ -75,7 +76,8 @@ def test_labels_that_cannot_be_stored_are_told_to_the_driver(
         return True
 
     labeled = [actor(unit_table("s.tar", first, 11)) for first in (0, 11, 22)]
-    task = CommitTask(refuse)  # type: ignore[arg-type]
+    guard = PassGuard(LocalStore(str(tmp_path), StorageSettings()), "a pass", ask_every_s=3600.0)
+    task = CommitTask(refuse, guard)  # type: ignore[arg-type]
     found = [outcome for table in labeled for outcome in outcomes(task(table))]
     assert [outcome.created for outcome in found] == [True, False, True]
     assert [outcome.failure for outcome in found] == [None, error.message, None]
@@ -91,7 +93,7 @@ def endings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         reasons.append(reason)
         threading.Event().wait()
 
-    monkeypatch.setattr(actors, "_end_process", end)
+    monkeypatch.setattr(actors, "end_process", end)
     return reasons
 
 
