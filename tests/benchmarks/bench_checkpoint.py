@@ -9,7 +9,7 @@
 3. Much is done: jobs that have finished so many images, which are not in the input any more, and find 100 new ones. On
    SeaweedFS.
 
-Every start is a process of its own, and the two jobs take turns.
+Every start is a process of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.bench_memory import noise_jpegs
-from tests.benchmarks.measuring import finish, load_now, print_table, read_options, spread
+from tests.benchmarks.measuring import finish, load_now, print_table, read_options
 from tests.benchmarks.resumable_jobs import INPUT, NEW_SHARD, OurJob, ResumableJob, TheirJob, write_shard
 from tests.benchmarks.watched_driver import Seen, watch_driver
 from tests.servers.moto_s3 import MotoS3, run_moto_s3
@@ -105,26 +105,20 @@ def much_done(kind: type[ResumableJob], server: S3Server, folder: Path, num_done
     return seen
 
 
-def rows_of_resumed(what: str, turns: dict[str, list[Resumed]], *, in_commit: bool) -> list[list[str]]:
+def rows_of_resumed(what: str, found: dict[str, Resumed]) -> list[list[str]]:
     """Lines of the table."""
-    if in_commit:
-        names = [f"{what}: images lost", "... labeled twice, exit code"]
-        cells = [
-            [str(max(one.lost for one in of_job)), f"{max(one.twice for one in of_job)}, {of_job[-1].second.exit_code}"]
-            for of_job in turns.values()
+    cells = [
+        [
+            f"{one.committed:,}",
+            f"{one.needed_mb:.2f}",
+            f"{one.read_mb - one.needed_mb:.2f}",
+            f"{one.second.first_s or float('nan'):.1f}",
+            f"{one.lost}, {one.twice}, {one.second.exit_code}",
         ]
-    else:
-        names = [f"{what}: MB read again", "... of MB needed", "... s to the first new image"]
-        names += ["... images lost, labeled twice, exit code"]
-        cells = [
-            [
-                spread([one.read_mb - one.needed_mb for one in of_job]).text(2),
-                spread([one.needed_mb for one in of_job]).text(2),
-                spread([one.second.first_s or float("nan") for one in of_job]).text(),
-                f"{max(one.lost for one in of_job)}, {max(one.twice for one in of_job)}, {of_job[-1].second.exit_code}",
-            ]
-            for of_job in turns.values()
-        ]
+        for one in found.values()
+    ]
+    names = [f"{what}: images committed", "... MB of input needed for the others", "... MB read again"]
+    names += ["... s to the first new image", "... images lost, labeled twice, exit code"]
     return [[name, *row] for name, row in zip(names, zip(*cells, strict=True), strict=True)]
 
 
@@ -148,20 +142,16 @@ def rows_of_much_done(num_done: int, seen: dict[str, Seen]) -> list[list[str]]:
 def main() -> None:
     options, load_before = read_options(__doc__), load_now()
     os.environ.update(credential_environment())  # drivers and Ray's workers inherit it
-    per_shard, turns, sizes = (50, 1, (10_000,)) if options.quick else (250, 2, (100_000, 1_000_000, 10_000_000))
+    per_shard, sizes = (50, (10_000,)) if options.quick else (250, (100_000, 1_000_000, 10_000_000))
     images, rows = noise_jpegs(per_shard), list[list[str]]()
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with run_moto_s3(folder) as moto:
             for what, in_commit in (("killed at half", False), ("killed in a commit", True)):
-                found: dict[str, list[Resumed]] = {kind.name: [] for kind in JOBS}
-                for kind in JOBS * (1 if in_commit else turns):
-                    found[kind.name].append(resumed(kind, moto, folder, images, in_commit=in_commit))
-                rows += rows_of_resumed(what, found, in_commit=in_commit)
-                figures[what] = {
-                    job: [{**vars(one), "second": vars(one.second)} for one in of_job] for job, of_job in found.items()
-                }
+                found = {kind.name: resumed(kind, moto, folder, images, in_commit=in_commit) for kind in JOBS}
+                rows += rows_of_resumed(what, found)
+                figures[what] = {job: {**vars(one), "second": vars(one.second)} for job, one in found.items()}
                 print(f"{what}: done at {time.strftime('%H:%M:%S')}, load {load_now()}", flush=True)
         with run_seaweed(folder) as seaweed:
             for size in sizes:
