@@ -49,6 +49,17 @@ def sample_memory(driver_pid: int, at: float) -> MemorySample:
     return MemorySample(at, *(sizes[part] for part in get_args(Part)))
 
 
+def worker_memory(driver_pid: int) -> list[tuple[str, float]]:
+    """Title, such as the name of its task or actor, and MB of each Ray worker."""
+    sizes: list[tuple[str, float]] = []
+    for pid in _with_descendants(driver_pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            title = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+            if title.startswith("ray::"):
+                sizes.append((title, _resident_mb(pid)))
+    return sizes
+
+
 def _part(command: str) -> Part:
     if not command.startswith("ray::"):
         return "ray"
