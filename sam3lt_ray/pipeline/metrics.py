@@ -151,19 +151,17 @@ class BusyShare:
         """
         with self._lock:
             reports = list(self._reports)
-            num_devices = max(self._num_devices, self._num_seen())
+            last_seen = list(self._last_seen.values())
         if len(reports) == 1:
             return None
         spans = [(before, after, busy_s) for (before, _), (after, busy_s) in pairwise(reports)]
         usual_s = max(after - before for before, after, _ in spans)
         end = max(reports[-1][0], self._clock() - max(usual_s, _BUSY_WINDOW_S))
         begin = max(reports[0][0], end - _BUSY_WINDOW_S)
+        num_seen = sum(seen_s >= end - max(usual_s, _SEEN_WINDOW_S) for seen_s in last_seen)
+        num_devices = max(self._num_devices, num_seen)
         worked_s = sum(busy_s * _share_behind(begin, before, after) for before, after, busy_s in spans)
         return min(1.0, worked_s / ((end - begin) * num_devices)) if end > begin else 0.0
-
-    def _num_seen(self) -> int:
-        since_s = self._clock() - _SEEN_WINDOW_S
-        return sum(1 for seen_s in self._last_seen.values() if seen_s >= since_s)
 
 
 class OpenShards:

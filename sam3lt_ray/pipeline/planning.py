@@ -159,7 +159,7 @@ def plan_run(
     started = {shard.name for shard in prepared.shards if coverage.units(shard)}
     counts = {shard.name: count_images(shard, config.input, config.storage) for shard in prepared.shards}
     images_total = None if None in counts.values() else sum(count or 0 for count in counts.values())
-    images_done = sum(_num_done(shard, coverage) for shard in prepared.shards if shard.name in started)
+    images_done = sum(coverage.num_done(shard) for shard in prepared.shards if shard.name in started)
     retries = num_rows(plan_retries(prepared, coverage)) if retry_errors else None
     vocabulary = prepared.vocabulary
     return PlanReport(
@@ -212,11 +212,6 @@ def _describe_layer(layer: PlannedLayer) -> str:
     names = ", ".join(layer.labels[:_MAX_NAMED]) + (", ..." if len(layer.labels) > _MAX_NAMED else "")
     images = "" if layer.images is None else f"{count_of(layer.images, 'image')} in "
     return f"will ask     {count_of(len(layer.labels), 'label')} ({names}) of {images}{count_of(layer.shards, 'shard')}"
-
-
-def _num_done(shard: Shard, coverage: Coverage) -> int:
-    """Images of a shard that were asked everything."""
-    return coverage.num_images(shard) - sum(gap.end - gap.first for gap in coverage.gaps(shard) if gap.end is not None)
 
 
 def _num_missing(gaps: Sequence[Gap], num_images: int | None) -> int | None:

@@ -77,7 +77,7 @@ class RunSession:
         missing = find_missing(self._prepared, coverage)
         self._books.tally.shards_open_before = num_shards(missing)
         work = plan_gaps(self._prepared, coverage, missing)
-        self._announce(coverage, work)
+        self._announce(coverage)
         return work
 
     def retry_errors(self) -> RunSummary:
@@ -107,16 +107,13 @@ class RunSession:
         self._books.totals.forget_missing(coverage.all_paths())
         return coverage
 
-    def _announce(self, coverage: Coverage, work: list[LayerWork]) -> None:
+    def _announce(self, coverage: Coverage) -> None:
         loose = self._prepared.config.input.has_loose_files
-        incomplete = {item.shard.name for layer in work for item in layer.shards}
         self._listener.plan_known(
             # Groups of loose files know their size; tars and Parquet files would have to be opened.
             total_images=sum(len(shard.members) for shard in self._prepared.shards) if loose else None,
             total_units=None,
-            done_images=sum(
-                coverage.num_images(shard) for shard in self._prepared.shards if shard.name not in incomplete
-            ),
+            done_images=sum(coverage.num_done(shard) for shard in self._prepared.shards),
             done_units=sum(1 for _ in coverage.iter_units()),
         )
 

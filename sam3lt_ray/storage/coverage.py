@@ -6,6 +6,7 @@ whatever layers. Everything here follows from the names of files, layer by layer
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,6 +116,15 @@ class Coverage:
     def num_images(self, shard: Shard) -> int:
         """Images of the shard that have a row."""
         return sum(unit.range.count for unit in self.units(shard))
+
+    def num_done(self, shard: Shard) -> int:
+        """Images of the shard that have a row and were asked everything that is wanted."""
+        gaps = [(gap.first, math.inf if gap.end is None else gap.end) for gap in self.gaps(shard)]
+        done = 0.0
+        for unit in self.units(shard):
+            first, end = unit.range.first, unit.range.end
+            done += end - first - sum(max(0, min(end, gap_end) - max(first, gap_first)) for gap_first, gap_end in gaps)
+        return int(done)
 
     def iter_units(self) -> Iterator[UnitFile]:
         """Committed units with labels that are wanted: by shard directory, position and layer."""

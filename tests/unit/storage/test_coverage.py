@@ -39,6 +39,15 @@ def test_a_new_label_is_asked_where_the_others_were_and_everything_where_nothing
     assert whole.num_images(SHARD) == 40
 
 
+def test_images_are_done_that_were_asked_everything() -> None:
+    assert coverage().num_done(SHARD) == 0
+    # What lies between two units was asked nothing, and is not taken off what was.
+    some = coverage(("002", UNITS[0]), ("002", UNITS[2]), ("000", UNITS[3]))
+    assert (some.num_images(SHARD), some.num_done(SHARD)) == (30, 20)
+    assert coverage(*(("002", unit) for unit in UNITS)).num_done(SHARD) == 40
+    assert coverage(*(("000", unit) for unit in UNITS)).num_done(SHARD) == 0
+
+
 def test_a_removed_label_asks_nothing_and_other_prompts_ask_again() -> None:
     done = [("000", unit) for unit in UNITS]
     assert coverage(*done, wanted={1: ("a",)}).gaps(SHARD) == []
@@ -86,6 +95,8 @@ def test_committed_units_and_gaps_ask_every_image_every_label(committed: set[tup
     assert len(missing) == len(set(missing))
     assert asked.isdisjoint(missing)
     assert asked | set(missing) == {(index, label_id) for index in range(40) for label_id in ALL}
+    done = [index for index in range(40) if all((index, label_id) in asked for label_id in ALL)]
+    assert found.num_done(SHARD) == len(done)
     chosen = [index for unit in found.units(SHARD) for index in range(unit.range.first, unit.range.end)]
     assert sorted(set(chosen)) == chosen
     assert set(chosen) == {index for _, unit in committed for index in range(unit.first, unit.end)}
