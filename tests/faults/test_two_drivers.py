@@ -67,7 +67,9 @@ def test_a_sleeper_does_no_harm(
     trials = 2 if faults_long else 1
     twice = 0
     for trial in range(trials):
-        run = Scenario(tmp_path / f"{trial}", {f"{i}.tar": numbered_images(120, i) for i in range(2)})
+        shards = {f"{i}.tar": numbered_images(120, i) for i in range(2)}
+        # Not all of the cluster: what Ray leases to a driver that sleeps is lost until it wakes or is killed.
+        run = Scenario(tmp_path / f"{trial}", shards, compute={"actors": 1, "cpus_per_actor": 0.5})
         reference = run.reference()
         lease = ("--lease-s", str(LEASE_S))
         with run.start(cluster.address, "--machine", "one", *lease, seconds_per_image=SECONDS_PER_IMAGE) as sleeper:
