@@ -25,8 +25,8 @@ from tests.servers.s3_server import S3Bucket
 
 INPUT, NEW_SHARD, LABEL = "input/", "new.parquet", "red circle"
 # Ours are the default of input.images_per_unit and a common size of shards; theirs are larger blocks than 128 MiB of
-# photographs make, to their advantage: fewer files to read.
-UNITS_PER_SHARD, IMAGES_PER_UNIT, IDS_PER_FILE = 4, 256, 10_000
+# photographs make, to their advantage, and never more than 100: Ray starts an actor for some of them to read footers.
+UNITS_PER_SHARD, IMAGES_PER_UNIT, LEAST_IDS_PER_FILE, MOST_FILES = 4, 256, 10_000, 100
 _THREADS = 8
 
 
@@ -175,15 +175,16 @@ class TheirJob(ResumableJob):
         from ray.data.checkpoint.checkpoint_writer import CheckpointWriter
 
         writer = CheckpointWriter.create(self.job().checkpoint_config())
+        ids_per_file = max(LEAST_IDS_PER_FILE, num_images // MOST_FILES)
 
         def write(number: int) -> None:
-            first = number * IDS_PER_FILE
-            ids = pa.array([made_up_id(n) for n in range(first, min(num_images, first + IDS_PER_FILE))])
+            first = number * ids_per_file
+            ids = pa.array([made_up_id(n) for n in range(first, min(num_images, first + ids_per_file))])
             pending = writer.write_pending_checkpoint(ids, f"{'0' * 32}_{number:06d}_000000")
             assert pending is not None
             writer.commit_checkpoint(pending)
 
-        _at_once(write, range(-(-num_images // IDS_PER_FILE)))
+        _at_once(write, range(-(-num_images // ids_per_file)))
 
 
 def _at_once(function: Callable[[Any], None], values: Any) -> None:
