@@ -37,10 +37,10 @@ class Host:
         """Where a command runs that is to run on it."""
         return Place(self.address, ("ip", "netns", "exec", self.namespace))
 
-    def titles(self) -> list[str]:
-        """Of its processes."""
+    def pids(self, title: str) -> list[int]:
+        """Its processes whose title contains something, such as the name of a task."""
         found = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True, check=True)
-        return [process_title(int(pid)) for pid in found.stdout.split()]
+        return [pid for pid in map(int, found.stdout.split()) if title in process_title(pid)]
 
     def cut_off(self) -> None:
         """Take its link down; nobody gets an answer from it, nor a refusal."""

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -96,7 +95,7 @@ class JobCluster:
 
 @contextmanager
 def running_job_cluster(
-    folder: Path, *, worker_cpus: tuple[int, ...], environment: Mapping[str, str], strangers: int = 0
+    folder: Path, *, worker_cpus: tuple[int, ...], environment: Mapping[str, str], stranger_to: Path | None = None
 ) -> Iterator[JobCluster]:
     """Start a head without work and workers; stop all of them.
 
@@ -104,14 +103,14 @@ def running_job_cluster(
         folder: Everything of Ray goes below it. Short: sockets have long names.
         worker_cpus: Logical CPUs of each worker.
         environment: On top of this process's own, for Ray and so for jobs and workers.
-        strangers: How many of the workers, the last ones, see nothing of this machine's ``/tmp``: neither what is sent
-            with a job nor what a driver writes.
+        stranger_to: A folder of which the last worker sees nothing, nor of the cluster's: neither what is sent with a
+            job nor what a driver writes.
     """
     with ExitStack() as stack:
         cluster = stack.enter_context(started_head(folder, environment))
         for number, cpus in enumerate(worker_cpus):
-            is_stranger = number >= len(worker_cpus) - strangers
-            place = HERE.without(Path(tempfile.gettempdir())) if is_stranger else HERE
+            is_last = number + 1 == len(worker_cpus)
+            place = HERE if stranger_to is None or not is_last else HERE.without(folder, stranger_to)
             stack.enter_context(cluster.started_worker(f"worker-{number}", f"--num-cpus={cpus}", place=place))
         yield cluster
 

@@ -19,15 +19,17 @@ class Place:
     address: str
     launcher: tuple[str, ...] = ()
 
-    def without(self, folder: Path) -> Place:
-        """The same place with nothing in a folder: for whoever runs there, somebody else's disk.
+    def without(self, *folders: Path) -> Place:
+        """The same place with nothing in some folders: for whoever runs there, somebody else's disk.
 
         Args:
-            folder: What is hidden. It is empty there, and what is written there is gone with the last process.
+            folders: What is hidden. They are empty there, and what is written there is gone with the last process.
         """
         rights = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-        hide = ("sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder))
-        return replace(self, launcher=(*self.launcher, "unshare", *rights, "--mount", *hide))
+        hidden = tuple(
+            part for folder in folders for part in ("sh", "-ec", 'mount -t tmpfs none "$0"; exec "$@"', str(folder))
+        )
+        return replace(self, launcher=(*self.launcher, "unshare", *rights, "--mount", *hidden))
 
 
 HERE = Place("127.0.0.1")

@@ -90,7 +90,7 @@ class HoldPoint:
         folder: A file named by the process's number asks for it; the process answers with a second one.
     """
 
-    _LONGEST_S = 120.0
+    _LONGEST_S = 240.0
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -100,16 +100,21 @@ class HoldPoint:
         self._folder.mkdir(exist_ok=True)
         (self._folder / f"{pid}").touch()
 
+    def release(self, pid: int) -> None:
+        """Let it go on."""
+        (self._folder / f"{pid}").unlink()
+
     def is_held(self, pid: int) -> bool:
-        """Whether it has come there; it stays until it is killed."""
+        """Whether it has come there; it stays until it is released or killed."""
         return (self._folder / f"{pid}.held").exists()
 
     def reach(self) -> None:
         """Called with images in hand."""
-        if not (self._folder / f"{os.getpid()}").exists():
-            return
-        (self._folder / f"{os.getpid()}.held").touch()
-        time.sleep(self._LONGEST_S)
+        asked = self._folder / f"{os.getpid()}"
+        end_s = time.monotonic() + self._LONGEST_S
+        while asked.exists() and time.monotonic() < end_s:
+            (self._folder / f"{os.getpid()}.held").touch()
+            time.sleep(0.1)
 
 
 def load_standin(

@@ -30,12 +30,15 @@ PYTHON = sys.executable
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[JobCluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JobCluster]:
     # Not pytest's folder: the names of Ray's sockets would be too long.
     with (
         tempfile.TemporaryDirectory(prefix="jobs-") as folder,
         running_job_cluster(
-            Path(folder), worker_cpus=(2, 2), strangers=1, environment=credential_environment()
+            Path(folder),
+            worker_cpus=(2, 2),
+            environment=credential_environment(),
+            stranger_to=tmp_path_factory.getbasetemp(),
         ) as found,
     ):
         yield found
