@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.place import HERE, Place
+from tests.servers.process import free_ports
 
 ROOT = Path(__file__).parents[1]
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
@@ -164,15 +164,6 @@ def started_node(
             # Ray's own way to stop takes many seconds, for a cluster that nobody uses any more.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
 
 
 def _answers(url: str) -> bool:

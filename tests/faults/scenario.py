@@ -159,6 +159,8 @@ class Driver:
         if self._process.poll() is None:
             self._process.kill()
             self._process.communicate(timeout=60)
+        if self._process.stdout is not None:  # nobody has read what it said, if a test has failed
+            self._process.stdout.close()
 
     @property
     def runs(self) -> bool:

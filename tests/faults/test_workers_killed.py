@@ -36,12 +36,23 @@ def _wait_for_units(run: Scenario, driver: Driver, more: int) -> None:
 
 
 def _hold_unit(cluster: RunningCluster, driver: Driver, node: list[int], hold: HoldPoint) -> None:
-    """An actor on a node stops in the middle of a unit: that unit is on the node and nowhere else."""
-    driver.wait_until(lambda: bool(cluster.workers_of(node, ACTOR)))
-    (pid, *_) = cluster.workers_of(node, ACTOR)
-    hold.ask(pid)
-    driver.wait_until(lambda: hold.is_held(pid))
+    """An actor on a node stops in the middle of a unit: that unit is on the node and nowhere else.
+
+    All others stop as well until it does: however late it starts, the run is not over.
+    """
+    asked: set[int] = set()
+
+    def is_held() -> bool:
+        for pid in cluster.worker_pids(ACTOR):
+            if pid not in asked:
+                hold.ask(pid)
+                asked.add(pid)
+        return any(hold.is_held(pid) for pid in cluster.workers_of(node, ACTOR))
+
+    driver.wait_until(is_held)
     assert driver.runs, driver.output
+    for pid in asked.difference(cluster.workers_of(node, ACTOR)):
+        hold.release(pid)
 
 
 @pytest.mark.timeout(1800)
@@ -76,8 +87,8 @@ def test_a_node_out_of_two_while_it_holds_units(
         with run.start(
             mortal.address, "--hold", str(run.folder / "hold"), seconds_per_image=SECONDS_PER_IMAGE
         ) as driver:
-            _wait_for_units(run, driver, moments.randint(2, 6))
             _hold_unit(mortal, driver, node, hold)
+            _wait_for_units(run, driver, moments.randint(2, 6))
             kill_node(node)
             driver.finish()
         twice += run.check(run.reference())

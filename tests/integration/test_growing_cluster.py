@@ -12,8 +12,9 @@ from pathlib import Path
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.storage.store import open_store
-from tests.job_cluster import ROOT, free_ports, started_node
+from tests.job_cluster import ROOT, started_node
 from tests.run_checks import assert_exact
+from tests.servers.process import free_ports
 from tests.standin import plain_image, write_tar
 
 
