@@ -195,8 +195,8 @@ def summarize(
         shards: What became of the shards.
         max_error_fraction: Share of error rows, of the run so far, above which "done" becomes "over_error_budget".
     """
-    device_s = tally.labeling_s() * max(1, tally.most_actors)
     labeling_s = tally.labeling_s()
+    device_s = labeling_s * max(1, tally.most_actors)
     total = joined_counts(RunReader(store), coverage, totals, max_reads=_MAX_FOOTER_READS)
     totals.save()
     if status == "done":
