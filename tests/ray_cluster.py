@@ -36,6 +36,11 @@ class RunningCluster:
         pids: list[int] = self._answer()["pids"]
         return pids
 
+    @property
+    def pids(self) -> list[int]:
+        """All its processes."""
+        return [self._process.pid, *descendants(self._process.pid)]
+
     def worker_pids(self, title: str) -> list[int]:
         """Workers of this cluster whose process title contains something, such as the name of a task."""
         return [pid for pid in descendants(self._process.pid) if title in process_title(pid)]

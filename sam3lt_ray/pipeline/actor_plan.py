@@ -16,10 +16,13 @@ from sam3lt_ray.errors import UsageError
 from sam3lt_ray.pipeline.ray_session import LOCAL_OBJECT_STORE_BYTES
 
 CPUS_PER_CPU_ACTOR: Final = 4.0
-# What the tasks that read and that commit reserve. Where actors leave less than one of each, a run stands still.
-READ_CPUS: Final = 0.5
+# What a task that reads and one that commits reserve. Where actors leave less than one of each, a run stands still.
+READ_CPUS: Final = 0.2
 COMMIT_CPUS: Final = 0.1
-_SHARE_OF_ONE_CPU: Final = 1.0 - READ_CPUS - COMMIT_CPUS
+# So planned actors leave two of each: a driver that sleeps keeps what Ray last leased to it, a task of each kind, which
+# must not be the room that its successor needs to read.
+ROOM_CPUS: Final = 2 * (READ_CPUS + COMMIT_CPUS)
+_SHARE_OF_ONE_CPU: Final = 1.0 - ROOM_CPUS
 # Of a GPU actor whose node may be still to come, unless compute.cpus_per_actor says more: it fits beside every GPU, and
 # into what Ray Data thinks is left for a pool that grows, which is never a whole node's CPUs.
 _CPUS_OF_AN_AWAITED_ACTOR: Final = 1.0
@@ -204,7 +207,7 @@ def _refuse_to_stand_still(planned: ActorResources, nodes: _Nodes) -> None:
 
 def _share_of_one_node(share: float, num_actors: int, cpus: float) -> float:
     """A share of which just these actors fit on a node like this one, beside reading and committing."""
-    fitting = (cpus - READ_CPUS - COMMIT_CPUS) / num_actors
+    fitting = (cpus - ROOM_CPUS) / num_actors
     return fitting if fitting * (num_actors + 1) > cpus else share
 
 
@@ -220,13 +223,13 @@ def _share_that_leaves_room(share: float, num_actors: int, node_cpus: Sequence[f
 
     def leaves_room(candidate: float) -> bool:
         fit = [math.floor(cpus / candidate + 1e-9) for cpus in node_cpus]
-        room = READ_CPUS + COMMIT_CPUS - 1e-9
+        room = ROOM_CPUS - 1e-9
         return sum(fit) >= num_actors and all(
             cpus - count * candidate >= room for cpus, count in zip(node_cpus, fit, strict=True)
         )
 
     others = {
-        (cpus - READ_CPUS - COMMIT_CPUS) / count
+        (cpus - ROOM_CPUS) / count
         for cpus in set(node_cpus)
         for count in range(1, math.floor(cpus / share + 1e-9) + 2)
         if cpus >= 1

@@ -46,9 +46,10 @@ _TASKS_IN_FLIGHT: Final = 2  # at work or waiting: what an actor's death takes w
 # Longer than any unit should take (256 images of a minute each): what stands still for so long is for the next pass.
 _NO_PROGRESS_TIMEOUT_S: Final = 4 * 3600.0
 _GROW_WHEN_TAKEN: Final = 0.9
-# Tasks at once, for each actor that labels: what keeps it fed. Without a bound they would take all CPUs of nodes that
-# join, and leave none for actors there.
-_READERS_PER_ACTOR: Final = 2
+# Tasks at once, for each actor that labels: what keeps it fed, with two readers for a GPU. Without a bound they would
+# take all CPUs of nodes that join, and leave none for actors there.
+_READERS_PER_ACTOR: Final = {"cuda": 2, "cpu": 1}
+_FEWEST_READERS: Final = 2  # one may be waiting for storage
 _COMMITTERS_PER_ACTOR: Final = 2
 _RAY_LOST: Final = (LocalRayletDiedError, NodeDiedError, ObjectLostError, RaySystemError, RpcError)
 
@@ -110,11 +111,12 @@ class Pass:
 
     def _read(self) -> Dataset:
         source = UnitSource(self.reader, self.work, self._guard)
+        readers = _READERS_PER_ACTOR[self.resources.device] * self.resources.num_actors
         dataset: Dataset = ray.data.read_datasource(
             source,
             override_num_blocks=source.num_read_tasks(),
             num_cpus=READ_CPUS,
-            concurrency=_READERS_PER_ACTOR * self.resources.num_actors,
+            concurrency=max(_FEWEST_READERS, readers),
             ray_remote_args=placement_of_readers(ray.nodes(), self.resources.device),
         )
         return dataset

@@ -9,7 +9,8 @@ from typing import Any
 
 from sam3lt_ray.config.fingerprint import label_settings
 from sam3lt_ray.config.schema import Config
-from sam3lt_ray.engine.checkpoint import Checkpoint, PromptTokenizer, resolve_checkpoint
+from sam3lt_ray.engine.checkpoint import Checkpoint, resolve_checkpoint
+from sam3lt_ray.engine.token_counting import token_counter
 from sam3lt_ray.errors import RetryableRunError
 from sam3lt_ray.inputs.listing import list_shards
 from sam3lt_ray.labels.rows import Provenance
@@ -122,13 +123,13 @@ def prepare_run(
         UsageError: Anything that no retry can help.
     """
     checkpoint = resolve_checkpoint(config.model.checkpoint, config.model.revision)
-    tokenizer = PromptTokenizer(checkpoint)
-    vocabulary = load_vocabulary(
-        config.vocabulary, base_dir=base_dir, count_tokens=tokenizer.count_tokens, max_tokens=checkpoint.max_tokens
-    )
-    store = open_store(config.run.output, config.storage)
-    run = None if discard_existing else find_run(store)
-    known_labels = _known_labels(store, run)
+    with token_counter(checkpoint) as count_tokens:
+        store = open_store(config.run.output, config.storage)
+        run = None if discard_existing else find_run(store)
+        known_labels = _known_labels(store, run)
+        vocabulary = load_vocabulary(
+            config.vocabulary, base_dir=base_dir, count_tokens=count_tokens, max_tokens=checkpoint.max_tokens
+        )
     labels = continue_labels(vocabulary, origin.known_labels if run is None and origin is not None else known_labels)
     identity = RunIdentity(
         settings=label_settings(config),

@@ -31,7 +31,7 @@ def test_kills_at_random_instants(
     tmp_path: Path, cluster: RunningCluster, fault_row: AddFaultRow, faults_long: bool, part: int
 ) -> None:
     trials = 20 if faults_long else 2
-    run = _scenario(tmp_path, trials * 96)
+    run = _scenario(tmp_path, max(trials * 96, 480))  # more than two drivers label until they are killed
     reference = run.reference()
     moments = random.Random(20 + part)
     for _ in range(trials):
@@ -44,7 +44,7 @@ def test_kills_at_random_instants(
                 driver.wait_until(lambda enough=enough: run.num_units >= enough)  # type: ignore[misc]
                 time.sleep(moments.uniform(0.0, 12 * SECONDS_PER_IMAGE))
             driver.kill()
-    assert 0 < run.num_units < trials * 12, "no kill interrupted anything"
+    assert 0 < run.num_units < len({(row["shard"], row["index"] // 8) for row in reference}), "nothing was interrupted"
     with run.start(cluster.address) as driver:
         driver.finish()
     twice = run.check(reference)

@@ -64,12 +64,11 @@ def test_a_dead_holder_elsewhere_is_succeeded_when_its_lease_is_over(
 def test_a_sleeper_does_no_harm(
     tmp_path: Path, cluster: RunningCluster, fault_row: AddFaultRow, faults_long: bool, wakes: str
 ) -> None:
-    trials = 2 if faults_long else 1
+    trials = 6 if faults_long else 1
     twice = 0
     for trial in range(trials):
-        shards = {f"{i}.tar": numbered_images(120, i) for i in range(2)}
-        # Not all of the cluster: what Ray leases to a driver that sleeps is lost until it wakes or is killed.
-        run = Scenario(tmp_path / f"{trial}", shards, compute={"actors": 1, "cpus_per_actor": 0.5})
+        # The whole cluster is theirs: what Ray leases to a driver that sleeps is lost until it wakes or is killed.
+        run = Scenario(tmp_path / f"{trial}", {f"{i}.tar": numbered_images(120, i) for i in range(2)})
         reference = run.reference()
         lease = ("--lease-s", str(LEASE_S))
         with run.start(cluster.address, "--machine", "one", *lease, seconds_per_image=SECONDS_PER_IMAGE) as sleeper:

@@ -9,9 +9,8 @@ from sam3lt_ray.config.schema import ComputeSettings
 from sam3lt_ray.engine.checkpoint import resolve_checkpoint
 from sam3lt_ray.errors import UsageError
 from sam3lt_ray.pipeline.actor_plan import (
-    COMMIT_CPUS,
     MEMORY_PER_SMALL_ACTOR_BYTES,
-    READ_CPUS,
+    ROOM_CPUS,
     SMALL_CHECKPOINT_BYTES,
     ActorResources,
     plan_actors,
@@ -34,7 +33,7 @@ def _plan(
     assert plan.decode_threads >= 1
     cpus = [node["CPU"] for node in nodes if "CPU" in node]
     reserved = plan.num_actors * plan.num_cpus
-    assert (sum(cpus) - reserved) / len(cpus) >= READ_CPUS + COMMIT_CPUS - 1e-9, "nothing would be left to read with"
+    assert (sum(cpus) - reserved) / len(cpus) >= ROOM_CPUS - 1e-9, "nothing would be left to read with"
     assert reserved <= max(1.0, sum(cpus) - 1)
     assert plan.num_cpus <= max(cpus), "it would fit on no node"
     return plan
@@ -210,7 +209,7 @@ def test_a_node_that_joins_is_not_filled_to_the_brim(monkeypatch: pytest.MonkeyP
     plan = plan_actors(ComputeSettings(), SMALL, may_grow=True)
     as_many_as_fit = (2 + 1e-6) // plan.num_cpus
     assert (plan.num_actors, as_many_as_fit) == (2, 2)
-    assert 2 - as_many_as_fit * plan.num_cpus >= READ_CPUS + COMMIT_CPUS - 1e-6
+    assert 2 - as_many_as_fit * plan.num_cpus >= ROOM_CPUS - 1e-6
 
 
 @pytest.mark.parametrize(
@@ -244,5 +243,5 @@ def test_actors_of_a_lost_node_find_no_room_that_the_others_need(
     plan = _plan(monkeypatch, *({"CPU": cpus} for cpus in nodes), weight_bytes=weight_bytes)
     for cpus in nodes:
         as_many_as_fit = (cpus + 1e-6) // plan.num_cpus
-        assert cpus - as_many_as_fit * plan.num_cpus >= READ_CPUS + COMMIT_CPUS - 1e-6
+        assert cpus - as_many_as_fit * plan.num_cpus >= ROOM_CPUS - 1e-6
     assert sum((cpus + 1e-6) // plan.num_cpus for cpus in nodes) >= plan.num_actors
