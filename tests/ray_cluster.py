@@ -30,11 +30,12 @@ class RunningCluster:
 
     def add_node(self, num_cpus: int) -> list[int]:
         """Add a node; returns the pids of its raylet and what belongs to it."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{num_cpus}\n".encode())
-        self._process.stdin.flush()
-        pids: list[int] = self._answer()["pids"]
+        pids: list[int] = self._ask(f"node {num_cpus}")["pids"]
         return pids
+
+    def restart_gcs(self, after_s: float) -> None:
+        """Kill the gcs and start it again; it must keep its state somewhere, or nobody knows it any more."""
+        self._ask(f"gcs {after_s}")
 
     @property
     def pids(self) -> list[int]:
@@ -53,6 +54,12 @@ class RunningCluster:
         """What its raylets wrote down that contains something."""
         files = self._logs.glob("raylet*.out")
         return [line for file in files for line in file.read_text(errors="replace").splitlines() if text in line]
+
+    def _ask(self, question: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{question}\n".encode())
+        self._process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -125,7 +132,7 @@ def kill_node(pids: list[int]) -> None:
 
 
 def main() -> None:
-    """Start, say where, add a node for each number that comes in, and wait."""
+    """Start, say where, do what comes in line by line, and wait."""
     from ray.cluster_utils import Cluster
 
     limits = {"object_store_memory": _OBJECT_STORE_BYTES}
@@ -135,7 +142,14 @@ def main() -> None:
         session = cluster.head_node.get_session_dir_path()
         _tell(address=cluster.address, pids=_pids(cluster.head_node), session=session)
         for line in sys.stdin:
-            _tell(pids=_pids(cluster.add_node(num_cpus=int(line), **limits)))
+            what, number = line.split()
+            if what == "node":
+                _tell(pids=_pids(cluster.add_node(num_cpus=int(number), **limits)))
+            else:
+                cluster.head_node.kill_gcs_server()
+                time.sleep(float(number))
+                cluster.head_node.start_gcs_server()
+                _tell()
     finally:
         with suppress(Exception):  # what was killed cannot be shut down
             cluster.shutdown()

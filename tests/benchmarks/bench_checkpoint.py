@@ -77,6 +77,7 @@ def resumed(
     log = folder / f"{kind.name}.log"
     first = watch_driver(job.command(), log, job.num_committed, kill_when=is_time)
     assert first.exit_code is None, log.read_text()[-3000:]
+    assert not first.note, first
     server.clear_faults()
     committed = job.num_committed()
     server.forget_requests()

@@ -144,3 +144,22 @@ def test_ray_itself(tmp_path: Path, fault_row: AddFaultRow, victim: str) -> None
     twice = run.check(reference)
     note = f"exit code 75 and a summary after {slowest_s:.0f} s at most; the next start goes on"
     fault_row(f"{victim} killed (SIGKILL)", "under the driver", rounds, twice, note)
+
+
+@pytest.mark.faults_long
+@pytest.mark.timeout(600)
+def test_a_gcs_that_comes_back(tmp_path: Path, fault_row: AddFaultRow) -> None:
+    away_s = 15.0
+    run = _scenario(tmp_path, 1800)
+    reference = run.reference()
+    keeping_state = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(tmp_path / "gcs")}
+    with (
+        running_cluster(settings=keeping_state) as cluster,
+        run.start(cluster.address, seconds_per_image=SECONDS_PER_IMAGE) as driver,
+    ):
+        _wait_for_units(run, driver, 3)
+        cluster.restart_gcs(away_s)
+        assert driver.runs, driver.output
+        driver.finish()
+    twice = run.check(reference)
+    fault_row("gcs killed (SIGKILL)", f"under the driver; back after {away_s:.0f} s", 1, twice, "one start")
