@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sam3lt_ray.engine.checkpoint import PromptTokenizer, resolve_checkpoint
+from sam3lt_ray.engine.checkpoint import resolve_checkpoint
 from sam3lt_ray.engine.segmenter import EngineSettings, Segmenter
+from sam3lt_ray.engine.tokenizer import PromptTokenizer
 from sam3lt_ray.images.decode import as_displayed, decode_rgb
 from sam3lt_ray.records import ImageLabels
 from sam3lt_ray.stages.label import ImageLabeler

@@ -16,10 +16,7 @@ from typing import Any, Final
 
 import sam3lt_ray
 from sam3lt_ray.engine.hub import download_snapshot
-from sam3lt_ray.engine.tokenizer import PromptTokenizer
 from sam3lt_ray.errors import CheckpointError
-
-__all__ = ["DEMO", "MODEL_TYPES", "Checkpoint", "PromptTokenizer", "resolve_checkpoint", "weight_files"]
 
 DEMO: Final = "demo"
 MODEL_TYPES: Final = ("sam3_lite_text", "sam3")

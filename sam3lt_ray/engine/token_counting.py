@@ -18,7 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final
 
-from sam3lt_ray.engine.checkpoint import Checkpoint, PromptTokenizer
+from sam3lt_ray.engine.checkpoint import Checkpoint
+from sam3lt_ray.engine.tokenizer import PromptTokenizer
 from sam3lt_ray.errors import CheckpointError
 
 _LONGEST_END_S: Final = 10.0

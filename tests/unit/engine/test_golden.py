@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sam3lt_ray.engine.checkpoint import Checkpoint, PromptTokenizer
+from sam3lt_ray.engine.checkpoint import Checkpoint
 from sam3lt_ray.engine.runs import MaskEncoding
 from sam3lt_ray.engine.segmenter import EngineSettings, Segmenter
+from sam3lt_ray.engine.tokenizer import PromptTokenizer
 from sam3lt_ray.images.resize import resize_for_model
 from sam3lt_ray.masks.rle import decode_mask
 from tests.engine_reference import (

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from sam3lt_ray.engine import token_counting
-from sam3lt_ray.engine.checkpoint import PromptTokenizer, resolve_checkpoint
+from sam3lt_ray.engine.checkpoint import resolve_checkpoint
 from sam3lt_ray.engine.token_counting import token_counter
+from sam3lt_ray.engine.tokenizer import PromptTokenizer
 from sam3lt_ray.errors import CheckpointError
 
 PROMPTS = ["red circle", 'a star\nwith "quotes"', "Ünïcödé 画像", "", " ".join(["square"] * 40)]

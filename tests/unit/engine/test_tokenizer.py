@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from sam3lt_ray.engine.checkpoint import Checkpoint, PromptTokenizer, resolve_checkpoint
+from sam3lt_ray.engine.checkpoint import Checkpoint, resolve_checkpoint
+from sam3lt_ray.engine.tokenizer import PromptTokenizer
 from sam3lt_ray.errors import CheckpointError, ConfigError
 from tests.checkpoints import PROMPTS
 from tests.engine_reference import random_checkpoints  # noqa: F401  (a fixture)
