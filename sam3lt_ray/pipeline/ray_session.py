@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Final
@@ -17,6 +19,9 @@ from sam3lt_ray.pipeline.native_stderr import quiet_native_stderr
 
 # A Ray that we start ourselves holds the units in flight and nothing else.
 LOCAL_OBJECT_STORE_BYTES: Final = 1_000_000_000
+# Names in Ray 2.60 of those that end by themselves. Its "Prefetcher" does not: it waits for work that never comes.
+_THREADS_OF_RAY_DATA: Final = ("iter_threaded", "StreamingExecutor", "ray-data-metadata-prefetch")
+_THREADS_END_WITHIN_S: Final = 5.0  # within the 30 s that a scheduler leaves, with all else that is to be done
 
 
 @contextmanager
@@ -50,7 +55,20 @@ def ray_session(settings: ComputeSettings, *, verbose: bool = False, log_format:
         try:
             yield address != "local"
         finally:
+            _await_threads_of_ray_data()
             ray.shutdown()
+
+
+def _await_threads_of_ray_data() -> None:
+    """Let what a pass that was ended early leaves behind come to its end.
+
+    Such a thread notices within a tenth of a second. One that asks Ray's core for something after the shutdown makes it
+    leave the process, past Python, with exit code 1, whatever the code was to be.
+    """
+    deadline_s = time.monotonic() + _THREADS_END_WITHIN_S
+    for thread in threading.enumerate():
+        if thread.name.startswith(_THREADS_OF_RAY_DATA):
+            thread.join(timeout=max(0.0, deadline_s - time.monotonic()))
 
 
 def _connect(address: str, level: int, *, log_to_driver: bool, log_format: LogFormat) -> None:
