@@ -16,7 +16,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -26,31 +26,50 @@ import ray
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 5.0
+_LOST: Final = "Ray has lost the node at %s; what it held is done by others (connections to it that were closed: %d)"
 _ESTABLISHED: Final = 1  # TCP_ESTABLISHED of Linux's netinet/tcp.h
 _OPEN_FILES: Final = Path("/proc/self/fd")
 
 
 @contextmanager
-def hanging_up_on_lost_hosts() -> Iterator[None]:
-    """For as long as this lasts, a thread looks for nodes that Ray calls dead. Ray must be there."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_watch, args=(stop,), name="sam3lt-lost-hosts", daemon=True)
+def hanging_up_on_lost_hosts(
+    nodes: Callable[[], Sequence[Mapping[str, Any]]] = ray.nodes, look_every_s: float = _LOOK_EVERY_S
+) -> Iterator[None]:
+    """For as long as this lasts, a thread looks for nodes that Ray calls dead, and says which it has lost meanwhile.
+
+    Args:
+        nodes: Tells all that ever were in the cluster, as ``ray.nodes()`` does. Ray must be there.
+        look_every_s: Seconds between two looks. There is one more at an orderly end, so that the last loss is told too.
+    """
+    stop, watch = threading.Event(), _Watch(nodes)
+    thread = threading.Thread(target=watch.look_until, args=(stop, look_every_s), name="sam3lt-lost-hosts", daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
+    watch.look()
 
 
-def _watch(stop: threading.Event) -> None:
-    while not stop.wait(_LOOK_EVERY_S):
+class _Watch:
+    def __init__(self, nodes: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+        self._nodes = nodes
+        self._lost = silent_addresses(nodes())  # before we came
+
+    def look_until(self, stop: threading.Event, every_s: float) -> None:
+        while not stop.wait(every_s):
+            self.look()
+
+    def look(self) -> None:
         # Whatever is wrong with Ray, the pass itself will say it.
         with suppress(Exception):
-            for address in silent_addresses(ray.nodes()):
+            lost = silent_addresses(self._nodes())
+            for address in sorted(lost):
                 closed = hang_up_on(address)
-                if closed:
-                    logger.warning("Ray has lost the node at %s; %d connections to it were closed", address, closed)
+                if address not in self._lost:
+                    logger.warning(_LOST, address, closed)
+            self._lost = lost
 
 
 def silent_addresses(nodes: Sequence[Mapping[str, Any]]) -> set[str]:

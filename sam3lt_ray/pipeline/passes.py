@@ -29,7 +29,6 @@ from sam3lt_ray import errors
 from sam3lt_ray.errors import ConfigError, ImageError, RetryableRunError, RunError, Sam3ltError
 from sam3lt_ray.pipeline.actor_plan import COMMIT_CPUS, READ_CPUS, ActorResources
 from sam3lt_ray.pipeline.actors import CommitTask, LabelJob, SegmentActor, UnitOutcome, outcomes
-from sam3lt_ray.pipeline.lost_hosts import hanging_up_on_lost_hosts
 from sam3lt_ray.pipeline.pass_guard import PassGuard
 from sam3lt_ray.pipeline.placement import placement_of_readers
 from sam3lt_ray.pipeline.source import UnitSource
@@ -93,9 +92,8 @@ class Pass:
         )
         tables = committed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         try:
-            with hanging_up_on_lost_hosts():
-                for table in cast("Iterator[pa.Table]", iter(tables)):
-                    yield from outcomes(table)
+            for table in cast("Iterator[pa.Table]", iter(tables)):
+                yield from outcomes(table)
         except ExecutionTimeoutError:
             raise PassCutShortError("nothing happened any more") from None
         except ActorDiedError as error:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from sam3lt_ray.errors import EXIT_RETRY, InputError, RetryableRunError, RunTakenOverError, Sam3ltError, StorageError
 from sam3lt_ray.pipeline.bookkeeping import Bookkeeping
 from sam3lt_ray.pipeline.error_budget import ErrorBudget
+from sam3lt_ray.pipeline.lost_hosts import hanging_up_on_lost_hosts
 from sam3lt_ray.pipeline.passes import ray_was_lost
 from sam3lt_ray.pipeline.prepare import PreparedRun
 from sam3lt_ray.pipeline.ray_session import ray_session
@@ -123,7 +124,7 @@ class RunSession:
             compute = self._prepared.config.compute
             session = ray_session(compute, verbose=self._options.verbose, log_format=self._options.log_format)
             watched = watching_ray(self._give_up)
-            with session as may_grow, self._stop.listening(), watched, self._books:
+            with session as may_grow, self._stop.listening(), watched, hanging_up_on_lost_hosts(), self._books:
                 parts = self._prepared, self._books, self._lease, self._stop, self._listener, self._options
                 sweeper = Sweeper(*parts, may_grow=may_grow)
                 self._device = sweeper.resources.device

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sam3lt_ray.pipeline.lost_hosts import hang_up_on, silent_addresses
+from sam3lt_ray.pipeline.lost_hosts import hang_up_on, hanging_up_on_lost_hosts, silent_addresses
 
 LOST, OTHER = "127.0.0.77", "127.0.0.78"
 
@@ -78,3 +79,52 @@ def _open_files() -> list[tuple[str, int]]:
 def test_silent_is_an_address_without_a_living_node(nodes: list[tuple[str, bool]], silent: set[str]) -> None:
     listed: list[dict[str, Any]] = [{"NodeManagerAddress": address, "Alive": alive} for address, alive in nodes]
     assert silent_addresses(listed) == silent
+
+
+class Cluster:
+    """Nodes as Ray tells them; counts how often it is asked."""
+
+    def __init__(self, **alive: bool) -> None:
+        self.alive = alive
+        self.asked = threading.Semaphore(0)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        self.asked.release()
+        return [{"NodeManagerAddress": address, "Alive": alive} for address, alive in self.alive.items()]
+
+    def await_looks(self, number: int) -> None:
+        for _ in range(number):
+            assert self.asked.acquire(timeout=10)
+
+
+def test_a_loss_is_told_once_whether_or_not_there_was_a_connection(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(before=False, stays=True, lost=True)
+    with hanging_up_on_lost_hosts(cluster.nodes, look_every_s=0.001):
+        cluster.alive["lost"] = False
+        cluster.await_looks(5)
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["Ray has lost the node at lost"]
+
+
+def test_a_loss_just_before_the_end_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(lost=True)
+    with hanging_up_on_lost_hosts(cluster.nodes, look_every_s=3600):
+        cluster.alive["lost"] = False
+    assert "Ray has lost the node at lost" in caplog.text
+
+
+def test_who_comes_back_may_be_lost_again(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster(node=True)
+    with hanging_up_on_lost_hosts(cluster.nodes, look_every_s=0.001):
+        for alive in (False, True, False):
+            cluster.alive["node"] = alive
+            while cluster.asked.acquire(blocking=False):  # looks at what was before
+                pass
+            cluster.await_looks(3)
+    assert len(caplog.records) == 2
+
+
+def test_a_connection_made_after_the_loss_is_closed_too(connections: dict[str, socket.socket]) -> None:
+    cluster = Cluster(**{LOST: False})
+    with hanging_up_on_lost_hosts(cluster.nodes, look_every_s=0.001):
+        cluster.await_looks(3)
+    assert connections[LOST].recv(1) == b""
