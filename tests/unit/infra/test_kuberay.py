@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from sam3lt_ray.errors import EXIT_OVER_ERROR_BUDGET, EXIT_RETRY, EXIT_USAGE
+from sam3lt_ray.errors import EXIT_FAILED, EXIT_OVER_ERROR_BUDGET, EXIT_USAGE
 from sam3lt_ray.vocabulary.loading import load_vocabulary
 from tests.unit.infra.manifests import (
     ALL_OVERLAYS,
@@ -132,7 +132,7 @@ def test_the_schedule_may_do_what_its_pod_does_and_no_more() -> None:
     TypeAdapter(RayJobName).validate_python(name_of_copy(f"{by_kind['CronJob']['metadata']['name']}-{'9' * 11}", "uid"))
 
 
-def test_the_schedule_does_not_wait_again_for_a_rayjob_that_has_ended() -> None:
+def test_the_schedule_gives_up_what_wants_a_person() -> None:
     (cron,) = [manifest for manifest in overlay("scheduled") if manifest["kind"] == "CronJob"]
     job = cron["spec"]["jobTemplate"]["spec"]
     (rule,) = job["podFailurePolicy"]["rules"]
@@ -140,8 +140,8 @@ def test_the_schedule_does_not_wait_again_for_a_rayjob_that_has_ended() -> None:
     (container,) = job["template"]["spec"]["containers"]
     codes = rule["onExitCodes"]
     assert (codes["containerName"], codes["operator"]) == (container["name"], "In")
-    # 1 is also how the waiting pod itself ends when the API server stays away: that is tried again.
-    assert codes["values"] == [EXIT_USAGE, EXIT_OVER_ERROR_BUDGET, EXIT_RETRY]
+    # 75 is also how the waiting pod itself ends when the API server stays away: that is tried again.
+    assert codes["values"] == [EXIT_FAILED, EXIT_USAGE, EXIT_OVER_ERROR_BUDGET]
     assert job["template"]["spec"]["restartPolicy"] == "Never"  # Kubernetes wants it for such a policy
 
 
