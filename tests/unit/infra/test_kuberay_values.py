@@ -6,12 +6,23 @@ import copy
 import re
 import runpy
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ray.autoscaler._private.constants import RAY_AUTOSCALER_AVAILABILITY_RECOVERY_S
+from ray.autoscaler.v2.instance_manager import config as autoscaler_config
+from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
+from ray.autoscaler.v2.scheduler import (
+    NodeKind,
+    ResourceDemandScheduler,
+    ResourceRequestSource,
+    SchedulingNode,
+    SchedulingNodeStatus,
+)
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
 
 from tests.command_lines import own_arguments, parse
 from tests.unit.infra.manifests import (
@@ -145,12 +156,46 @@ def test_spot_comes_first_and_differs_from_on_demand_in_nothing_else(tmp_path: P
 
 def test_spot_nodes_that_do_not_come_are_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray's autoscaler takes a pending pod for a node, and turns to another group only when it gives up on it."""
-    module = "ray.autoscaler.v2.instance_manager.config"
-    default = runpy.run_module(module)["InstanceReconcileConfig"]()
+    file = str(autoscaler_config.__file__)  # reads the environment when it is imported
+    default = runpy.run_path(file)["InstanceReconcileConfig"]()
     cluster = RayJobSpec.model_validate(job_spec(overlay("gpu-spot"))).rayClusterSpec
     assert cluster.autoscalerOptions is not None
     for variable in cluster.autoscalerOptions.env:
         monkeypatch.setenv(variable.name, variable.value)
-    ours = runpy.run_module(module)["InstanceReconcileConfig"]()
+    ours = runpy.run_path(file)["InstanceReconcileConfig"]()
     assert ours.allocate_status_timeout_s == 600 < default.allocate_status_timeout_s
-    assert RAY_AUTOSCALER_AVAILABILITY_RECOVERY_S == 600  # after which spot comes first again
+
+
+def test_on_demand_takes_over_when_spot_was_given_up_and_hands_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own choice between the two groups."""
+    monitor = CloudResourceMonitor()
+    cluster = RayJobSpec.model_validate(job_spec(overlay("gpu-spot"))).rayClusterSpec
+    configs = [
+        autoscaler_config.NodeTypeConfig(
+            group.groupName, 0, group.maxReplicas, priority=group.priority, resources={"CPU": 4, "GPU": 1}
+        )
+        for group in cluster.workerGroupSpecs
+    ]
+
+    def next_group() -> str:
+        nodes = [
+            SchedulingNode.from_node_config(node, SchedulingNodeStatus.TO_LAUNCH, node_kind=NodeKind.WORKER)
+            for node in configs
+        ]
+        best, _, _ = ResourceDemandScheduler._sched_best_node(
+            [ResourceRequestUtil.make({"GPU": 1, "CPU": 1})],
+            nodes,
+            ResourceRequestSource.PENDING_DEMAND,
+            monitor.get_resource_availabilities(),
+            monitor.get_recoverable_resource_availabilities(),
+        )
+        return str(best.node_type)
+
+    assert next_group() == "gpu-spot"
+    now = time.time()
+    given_up = Instance.ALLOCATION_TIMEOUT
+    monitor.notify([InstanceUpdateEvent(new_instance_status=given_up, instance_type="gpu-spot")])
+    assert next_group() == "gpu"
+    for later_s, group in ((590, "gpu"), (610, "gpu-spot")):
+        monkeypatch.setattr(time, "time", lambda later_s=later_s: now + later_s)
+        assert next_group() == group
