@@ -6,6 +6,7 @@ loads and compares; nothing is sent anywhere.
 
 from __future__ import annotations
 
+import inspect
 import os
 import runpy
 import sys
@@ -25,7 +26,7 @@ users: [{name: none, user: {}}]
 
 
 def check_airflow() -> str:
-    """The DAG is imported by Airflow's own DAG bag, and its tasks stand in the order that is meant."""
+    """Airflow's own DAG bag imports the DAG, which is not paused; its tasks are in order, their pods restricted."""
     home = Path(tempfile.mkdtemp(prefix="airflow-"))
     # Building a pod asks for a cluster's address, though nothing is sent there.
     kubeconfig = home / "kubeconfig"
@@ -36,23 +37,31 @@ def check_airflow() -> str:
         "AIRFLOW_CONN_KUBERNETES_DEFAULT": f"kubernetes://?kube_config_path={kubeconfig}",
     }
     from airflow.dag_processing.dagbag import DagBag
+    from kubernetes.client import ApiClient
 
     bag = DagBag(dag_folder=str(HERE / "airflow"))
     expect(bag.import_errors, {}, "import errors")
     (dag,) = bag.dags.values()
     order = {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks}
     expect(order, {"label": ["export", "report"], "export": [], "report": []}, "order of tasks")
+    expect(dag.is_paused_upon_creation, False, "paused when it is first seen")
     for task in dag.tasks:
-        pod = task.build_pod_request_obj()
-        expect(pod.spec.containers[0].command, ["python"], f"command of {task.task_id}")
+        pod = ApiClient().sanitize_for_serialization(task.build_pod_request_obj())
+        (container,) = pod["spec"]["containers"]
+        expect(container["command"], ["python"], f"command of {task.task_id}")
+        expect_restricted(container["securityContext"], task.task_id)
     return f"DAG {dag.dag_id} with {len(order)} tasks; their pods are built"
 
 
 def check_dagster() -> str:
-    """The definitions load, and the schedule belongs to the job."""
-    from dagster import Definitions
+    """The definitions load, the schedule is on; pods are restricted, made inside a cluster or from outside."""
+    from dagster import DefaultScheduleStatus, Definitions
+    from dagster_k8s import execute_k8s_job
+    from dagster_k8s.models import k8s_model_from_dict, k8s_snake_case_dict
+    from kubernetes.client import ApiClient, V1Container
 
-    definitions = runpy.run_path(str(HERE / "dagster" / "sam3lt_nightly.py"))["defs"]
+    module = runpy.run_path(str(HERE / "dagster" / "sam3lt_nightly.py"))
+    definitions = module["defs"]
     Definitions.validate_loadable(definitions)
     repository = definitions.get_repository_def()
     (schedule,) = repository.schedule_defs
@@ -61,6 +70,21 @@ def check_dagster() -> str:
     for name in ("export", "report"):
         upstream = {handle.node_name for handle in job.dependency_structure.all_upstream_outputs_from_node(name)}
         expect(upstream, {"label"}, f"what {name} waits for")
+    expect(schedule.default_status, DefaultScheduleStatus.RUNNING, "status of the schedule when it is first seen")
+
+    asked: list[dict[str, Any]] = []
+    module["run_pod"].__globals__["execute_k8s_job"] = lambda _, **options: asked.append(options)
+    for address in (None, "10.0.0.1"):
+        os.environ.pop("KUBERNETES_SERVICE_HOST", None)
+        if address is not None:
+            os.environ["KUBERNETES_SERVICE_HOST"] = address
+        module["run_pod"](None, module["LABEL"], service_account="x", memory="1Gi")
+        expect(asked[-1]["load_incluster_config"], address is not None, f"in a cluster, with the address {address}")
+    unknown = asked[-1].keys() - inspect.signature(execute_k8s_job).parameters.keys()
+    expect(unknown, set(), "options that Dagster does not know")
+    config = k8s_snake_case_dict(V1Container, {"name": "x", **asked[-1]["container_config"]})
+    container = ApiClient().sanitize_for_serialization(k8s_model_from_dict(V1Container, config))
+    expect_restricted(container["securityContext"], "pods")
     return f"job {job.name} with {len(job.nodes)} ops, schedule {schedule.cron_schedule}"
 
 
@@ -89,6 +113,18 @@ def check_skypilot() -> str:
     expect(resources.use_spot, True, "spot")
     expect((resources.job_recovery or {}).get("recover_on_exit_codes"), [75], "exit codes that are tried again")
     return f"task {task.name} on {resources}"
+
+
+def expect_restricted(found: Any, what: str) -> None:
+    """Stop where the pod security standard `restricted` would."""
+    wanted = {
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    expect(found, wanted, f"security context of {what}")
 
 
 def expect(found: Any, expected: Any, what: str) -> None:

@@ -4,14 +4,15 @@ For whatever runs containers in the cluster's namespace: a CronJob, Airflow, Dag
 container that is started again with the same name finds the copy of the first one and goes on waiting for it. With
 JOB_UID the copy belongs to the Kubernetes Job of that name, goes when that goes, and is called JOB_NAME-ray.
 
-Exit codes are those of ``jobs/label.py``; where no driver got that far, 2 for a RayJob that is refused and 75 for all
-that may pass.
+Exit codes are those of ``jobs/label.py``; where no driver got that far, 2 for what is refused (a RayJob by the
+operator, a request by the API server) and 75 for all that may pass, an API server that stays away among it.
 
 Standard library only: it talks to the API server with the service account of its pod.
 """
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -28,7 +29,12 @@ ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 POLL_S: Final = 30.0
 PATIENCE_S: Final = 900.0  # that the API server may be away
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+# Tells copies from templates and from RayJobs that people apply: what is done can be deleted by it.
+COPY_LABEL: Final = {"app.kubernetes.io/managed-by": "start-rayjob"}
 _CONFLICT: Final = 409
+_PASSING: Final = (401, 408, 429)  # of the 4xx; 401 is a token that the kubelet has yet to renew
+# An answer that breaks off is none of urllib's errors, which are all of the OSError family.
+_AWAY: Final = (OSError, http.client.HTTPException, json.JSONDecodeError)
 _DONE, _FAILED, _REFUSED, _RETRY = 0, 1, 2, 75
 _ENDS: Final = ("Complete", "Failed", "ValidationFailed")  # the operator refuses a RayJob without failing it
 # How Ray words it; KubeRay passes it on in the RayJob's status.
@@ -81,13 +87,17 @@ def name_of_copy(job_name: str, job_uid: str | None) -> str:
 
 
 def copy_of(template: Mapping[str, Any], job_name: str, job_uid: str | None) -> dict[str, Any]:
-    """The RayJob to create: the template's labels and spec; only a queue's are created suspended."""
+    """The RayJob to create: the template's labels, one more, and its spec; only a queue's are created suspended."""
     labels = template["metadata"].get("labels", {})
     owners = [{"apiVersion": "batch/v1", "kind": "Job", "name": job_name, "uid": job_uid}] if job_uid else []
     return {
         "apiVersion": template["apiVersion"],
         "kind": template["kind"],
-        "metadata": {"name": name_of_copy(job_name, job_uid), "labels": labels, "ownerReferences": owners},
+        "metadata": {
+            "name": name_of_copy(job_name, job_uid),
+            "labels": labels | COPY_LABEL,
+            "ownerReferences": owners,
+        },
         "spec": template["spec"] | {"suspend": QUEUE_LABEL in labels},
     }
 
@@ -99,7 +109,7 @@ def wait_for_end(rayjobs: RayJobs, name: str, *, poll_s: float, patience_s: floa
         try:
             status = rayjobs.get(name).get("status", {})
             last_answer = time.monotonic()
-        except OSError as error:  # urllib's errors are of this family
+        except _AWAY as error:
             if time.monotonic() - last_answer > patience_s:
                 raise
             print(f"The API server does not answer ({error}); asking again.", file=sys.stderr, flush=True)
@@ -122,8 +132,23 @@ def exit_code(status: Mapping[str, Any]) -> int:
     return _REFUSED if status.get("reason") == "ValidationFailed" else _RETRY
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether the API server will say the same again: no such RayJob, no right to it, nothing that it can read."""
+    return isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500 and error.code not in _PASSING
+
+
 def main() -> int:
-    """Start a copy of the RayJob named on the command line."""
+    """Start a copy of the RayJob named on the command line, and wait for its end."""
+    try:
+        return start_and_wait()
+    except _AWAY as error:
+        refused = is_refusal(error)
+        print(f"The API server {'refuses' if refused else 'stays away'}: {error}", file=sys.stderr, flush=True)
+        return _REFUSED if refused else _RETRY
+
+
+def start_and_wait() -> int:
+    """What ``main`` does with an API server that answers."""
     server = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}"
     rayjobs, job_name, job_uid = RayJobs(server, ACCOUNT), os.environ["JOB_NAME"], os.environ.get("JOB_UID")
     name = name_of_copy(job_name, job_uid)

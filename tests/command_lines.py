@@ -28,7 +28,9 @@ def own_arguments(words: Sequence[str]) -> list[str] | None:
             if not (JOBS / path.name).is_file():
                 raise KeyError(f"{word}: there is no such job")
             return None if path.name in NO_COMMAND else [path.stem, *words[position + 1 :]]
-    return list(words[1:]) if len(words) > 1 and PurePosixPath(words[0]).name == "sam3lt" else None
+    # `ray job submit ... -- sam3lt ...`: what follows is a command line of its own.
+    own = list(words[words.index("--") + 1 :]) if "--" in words else list(words)
+    return own[1:] if len(own) > 1 and PurePosixPath(own[0]).name == "sam3lt" else None
 
 
 @cache

@@ -1,7 +1,7 @@
 """Airflow DAG: every night label what is new in the input, then write COCO and the report.
 
-Copy it into the DAGs folder and change the four values. The Ray cluster comes from the suspended RayJob of
-infra/kuberay/overlays/scheduled (its CronJob is not needed then); each task is a small pod of the same image.
+Change IMAGE and RUN, to what values.yaml says, and copy it into the DAGs folder. The Ray cluster comes from the
+suspended RayJob of infra/kuberay/overlays/scheduled (its CronJob is not needed then); each task is a small pod.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from airflow.sdk import DAG
 from kubernetes.client import models as k8s
 
 IMAGE = "registry.example.com/sam3lt-ray:0.1.0-gpu"
-RUN = "s3://my-bucket/runs/street-2026"  # what values.yaml says
+RUN = "s3://my-bucket/runs/street-2026"
 NAMESPACE = "labeling"
 TEMPLATE = "sam3lt-label"
 
@@ -43,6 +43,7 @@ def pod(
             run_as_user=1000,
             allow_privilege_escalation=False,
             capabilities=k8s.V1Capabilities(drop=["ALL"]),
+            seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
         ),
         on_finish_action="delete_succeeded_pod",
     )
@@ -53,6 +54,7 @@ with DAG(
     schedule="0 2 * * *",
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
+    is_paused_upon_creation=False,  # it is there to run; Airflow's default is to wait for somebody
     max_active_runs=1,  # one run directory, one job
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
     tags=["labeling"],

@@ -1,17 +1,30 @@
 """Dagster job: every night label what is new in the input, then write COCO and the report.
 
-Load it with `dagster dev -f infra/dagster/sam3lt_nightly.py` and change the four values. The Ray cluster comes from the
-suspended RayJob of infra/kuberay/overlays/scheduled (its CronJob is not needed then); each op is a small pod.
+Change IMAGE and RUN, to what values.yaml says, and load it with `dagster dev -f infra/dagster/sam3lt_nightly.py`. The
+Ray cluster comes from the suspended RayJob of infra/kuberay/overlays/scheduled (its CronJob is not needed then); each
+op is a small pod. Dagster may run in the cluster, or on a machine whose kubeconfig leads there.
 """
 
 # No `from __future__ import annotations` here: Dagster looks at the type of `context` itself.
+import os
 from typing import Any
 
-from dagster import Definitions, In, Nothing, OpExecutionContext, Out, RetryPolicy, ScheduleDefinition, job, op
+from dagster import (
+    DefaultScheduleStatus,
+    Definitions,
+    In,
+    Nothing,
+    OpExecutionContext,
+    Out,
+    RetryPolicy,
+    ScheduleDefinition,
+    job,
+    op,
+)
 from dagster_k8s import execute_k8s_job
 
 IMAGE = "registry.example.com/sam3lt-ray:0.1.0-gpu"
-RUN = "s3://my-bucket/runs/street-2026"  # what values.yaml says
+RUN = "s3://my-bucket/runs/street-2026"
 NAMESPACE = "labeling"
 TEMPLATE = "sam3lt-label"
 RETRY = RetryPolicy(max_retries=2, delay=300)
@@ -32,6 +45,7 @@ def run_pod(
             "run_as_user": 1000,
             "allow_privilege_escalation": False,
             "capabilities": {"drop": ["ALL"]},
+            "seccomp_profile": {"type": "RuntimeDefault"},
         },
     }
     execute_k8s_job(
@@ -43,6 +57,7 @@ def run_pod(
         resources={"requests": {"cpu": "500m", "memory": memory}, "limits": {"cpu": "2", "memory": memory}},
         env_vars=list(env),
         container_config=container,
+        load_incluster_config="KUBERNETES_SERVICE_HOST" in os.environ,
     )
 
 
@@ -75,5 +90,12 @@ def sam3lt_nightly() -> None:
 
 defs = Definitions(
     jobs=[sam3lt_nightly],
-    schedules=[ScheduleDefinition(job=sam3lt_nightly, cron_schedule="0 2 * * *", execution_timezone="UTC")],
+    schedules=[
+        ScheduleDefinition(
+            job=sam3lt_nightly,
+            cron_schedule="0 2 * * *",
+            execution_timezone="UTC",
+            default_status=DefaultScheduleStatus.RUNNING,  # Dagster's default is to wait for somebody
+        )
+    ],
 )

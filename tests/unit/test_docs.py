@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,10 +143,66 @@ def test_the_readme_leads_to_all_of_the_reference() -> None:
     assert set(REFERENCE) <= targets
 
 
-def test_every_way_to_run_it_is_told_in_ten_lines() -> None:
-    found = [block for block in blocks("bash") if block.document == "infra/README.md"]
-    assert len(found) >= 5
-    assert [str(block) for block in found if len(block.text.splitlines()) > 10] == []
+# The sections of infra/README.md that tell a way to run it, and the word in their blocks that begins the labeling.
+WAYS = {
+    "KubeRay": "overlays/gpu",
+    "KubeRay without GPUs": "overlays/cpu-dev",
+    "A Ray cluster on AWS": "jobs/label.py -c job.yaml",
+    "SkyPilot": "sky jobs launch",
+    "Every night: CronJob": "--from=cronjob/",
+    "Every night: Airflow": "airflow dags trigger",
+    "Every night: Dagster": "dagster job execute",
+    "Every night: Argo Workflows": "argo submit",
+}
+
+
+def sections(document: str) -> dict[str, str]:
+    """Text below each heading of the second level."""
+    parts = re.split(r"^## (.+)$", read(document), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_every_way_to_run_it_is_told_in_ten_lines_from_the_clone_to_the_first_labels() -> None:
+    found = sections("infra/README.md")
+    cloning = [title for title, text in found.items() if "git clone" in text]
+    assert cloning == list(WAYS)
+    for title, start in WAYS.items():
+        lines = FENCE.findall(found[title])[0][1].splitlines()
+        assert len(lines) <= 10, title
+        assert [number for number, line in enumerate(lines) if "git clone" in line] == [0], title
+        assert "docker build" in lines[1], title
+        assert "docker push" in lines[1], title
+        assert any(start in line for line in lines[2:]), title
+        # All of it is to be done: a line that is one of several ways is another block.
+        comments = " ".join(line.partition("  #")[2] for line in lines)
+        assert re.findall(r"\bor:|\beither\b", comments) == [], title
+        folders = set(re.findall(r"infra/(airflow|dagster|argo|skypilot|ray)/", "\n".join(lines)))
+        assert len(folders) <= 1, title
+
+
+def test_the_price_comes_before_the_first_look_and_that_before_the_rest() -> None:
+    found = sections("infra/README.md")
+    for title in ("KubeRay", "A Ray cluster on AWS", "SkyPilot"):
+        text = FENCE.findall(found[title])[0][1]
+        price = re.search(r"overlays/plan|sam3lt plan|plan --calibrate", text)
+        look = re.search(r"overlays/first-look|--limit 100", text)
+        assert price is not None, title
+        assert look is not None, title
+        assert price.start() < look.start() < text.rindex(WAYS[title]), title
+
+
+def test_only_copies_that_have_ended_are_deleted() -> None:
+    """kubectl takes names or a selector, and a selector does not see a RayJob's state."""
+    (line,) = [line for block in blocks("bash") for line in block.text.splitlines() if "xargs -r kubectl" in line]
+    label = re.search(r" -l (\S+)=(\S+) ", line)
+    assert label is not None
+    copies = runpy.run_path(str(ROOT / "jobs" / "start_rayjob.py"))["COPY_LABEL"]
+    assert copies == {label[1]: label[2]}
+    program = shlex.split(line.split("|")[1] + "|".join(["", *line.split("|")[2:-1]]))
+    assert program[0] == "awk"
+    rows = ["done Complete", "bad Failed", "wrong ValidationFailed", "busy Running", "again Retrying", "new <none>"]
+    done = subprocess.run(program, input="\n".join(rows), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["done", "bad", "wrong"]
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -27,12 +27,18 @@ class AuthOptions(Strict):
     mode: Literal["token", "disabled"]
 
 
+class Variable(Strict):
+    name: str
+    value: str
+
+
 class AutoscalerOptions(Strict):
     version: Literal["v1", "v2"]
     upscalingMode: Literal["Default", "Aggressive", "Conservative"]
     idleTimeoutSeconds: Annotated[int, Field(ge=0)]
     resources: dict[str, dict[str, str]]
     securityContext: dict[str, Any]
+    env: list[Variable] = []
 
 
 class HeadGroup(Strict):

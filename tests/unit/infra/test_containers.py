@@ -62,6 +62,20 @@ def test_it_runs_as_a_person_and_asks_no_hub() -> None:
     assert download < offline < TEXT.index("USER 1000")
 
 
+def test_the_download_leaves_nothing_of_roots_in_the_users_home() -> None:
+    """The base's HOME is /home/ray for root as well."""
+    (command,) = re.findall(r"^RUN --mount=type=secret(?:.*\\\n)*.*$", TEXT, re.MULTILINE)
+    assert re.search(r"HF_HOME=(/tmp/\w+) hf download", command)
+    assert command.rstrip().endswith("rm -rf /tmp/hf")
+
+
+def test_the_user_may_keep_compiled_kernels_where_a_volume_can_be_mounted() -> None:
+    (folder,) = re.findall(r"TRITON_CACHE_DIR=(\S+)$", TEXT, re.MULTILINE)
+    made = 'install --directory --owner=1000 --group=100 --mode=0775 "$TRITON_CACHE_DIR"'
+    assert TEXT.index(folder) < TEXT.index(made) < TEXT.index("USER 1000:100")
+    assert folder in (INFRA / "README.md").read_text(encoding="utf-8")
+
+
 def test_its_command_is_ours() -> None:
     (command,) = re.findall(r"^CMD (.+)$", TEXT, re.MULTILINE)
     assert own_arguments(json.loads(command)) == ["--help"]

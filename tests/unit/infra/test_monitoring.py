@@ -12,7 +12,15 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from tests.unit.infra.manifests import INFRA, OVERLAYS, job_spec, kustomize, overlay, pod_templates
+from tests.unit.infra.manifests import (
+    INFRA,
+    OVERLAYS,
+    check_core_kind,
+    job_spec,
+    kustomize,
+    overlay,
+    pod_templates,
+)
 
 FOLDER = INFRA / "monitoring"
 # Names as Ray exports them: its prefix, and _total for counters. The product defines them in the same form.
@@ -152,6 +160,16 @@ def test_jobs_that_fail_and_nights_that_are_missed_are_those_of_the_overlays() -
     assert set(re.findall(r'cronjob="([^"]+)"', missed)) == {nightly}
 
 
+def test_standing_still_for_half_an_hour_is_half_an_hour() -> None:
+    """However long the window: before the first image a query over it is empty at once."""
+    groups = yaml.safe_load((FOLDER / "alerts.yaml").read_text(encoding="utf-8"))["spec"]["groups"]
+    (rule,) = [rule for group in groups for rule in group["rules"] if rule["alert"] == "Sam3ltStandsStill"]
+    assert "half an hour" in rule["annotations"]["summary"]
+    assert rule["for"] == "30m"
+    (window,) = re.findall(r"\[(\d+)m\]", rule["expr"])
+    assert int(window) <= 5  # which comes on top, after an image
+
+
 def test_every_metric_is_on_the_dashboard() -> None:
     shown = " ".join(panel_expressions().values())
     assert [metric for metric in METRICS if metric not in shown] == []
@@ -175,6 +193,7 @@ def test_kinds_are_those_of_the_operator() -> None:
         model.model_validate(by_kind[kind])
         with pytest.raises(ValidationError):
             model.model_validate(by_kind[kind] | {"spec": {}})
+    check_core_kind(by_kind["ConfigMap"])
     assert json.loads(by_kind["ConfigMap"]["data"]["sam3lt.json"]) == DASHBOARD
 
 

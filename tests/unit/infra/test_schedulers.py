@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.command_lines import JOBS, own_arguments, parse
-from tests.unit.infra.manifests import INFRA, job_spec, overlay
+from tests.unit.infra.manifests import INFRA, check_core_kind, check_restricted, job_spec, overlay
 
 ROOT = INFRA.parent
 RUN = "s3://my-bucket/runs/street-2026"
@@ -92,6 +92,14 @@ def test_skypilot_labels() -> None:
     assert all((ROOT / source).is_file() for source in task["file_mounts"].values())
 
 
+def test_what_else_skypilot_may_do_is_ours() -> None:
+    texts = [(INFRA / name).read_text(encoding="utf-8") for name in ("README.md", "skypilot/sam3lt.yaml")]
+    others = {words for text in texts for words in re.findall(r'--env DO="([^"]+)"', text)}
+    assert {words.partition(" ")[0] for words in others} == {"plan", "label"}
+    for words in others:
+        parse(shlex.split(words))
+
+
 def test_service_accounts_are_those_of_the_overlay() -> None:
     accounts = {m["metadata"]["name"] for m in overlay("scheduled") if m["kind"] == "ServiceAccount"}
     for path in (*PYTHON_EXAMPLES, INFRA / "argo" / "sam3lt-nightly.yaml"):
@@ -99,6 +107,41 @@ def test_service_accounts_are_those_of_the_overlay() -> None:
             re.findall(r"service_?[aA]ccount(?:Name)?[=:] ?\"?([\w-]+)\"?(?=[,)\n])", path.read_text(encoding="utf-8"))
         )
         assert named - {"str", "service_account"} == accounts, path
+
+
+def test_argos_pods_fit_a_restricted_namespace_and_may_report_their_results() -> None:
+    spec = yaml.safe_load((INFRA / "argo" / "sam3lt-nightly.yaml").read_text(encoding="utf-8"))["spec"]["workflowSpec"]
+    steps = [template for template in spec["templates"] if "container" in template]
+    for step in steps:
+        check_restricted({"securityContext": spec["securityContext"], "containers": [step["container"]]})
+    role, binding = yaml.safe_load_all((INFRA / "argo" / "rbac.yaml").read_text(encoding="utf-8"))
+    for manifest in (role, binding):
+        check_core_kind(manifest)
+    (rule,) = role["rules"]
+    assert rule == {"apiGroups": ["argoproj.io"], "resources": ["workflowtaskresults"], "verbs": ["create", "patch"]}
+    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == ("Role", role["metadata"]["name"])
+    assert {subject["name"] for subject in binding["subjects"]} == {step["serviceAccountName"] for step in steps}
+
+
+def test_argo_tries_again_what_the_cronjob_tries_again() -> None:
+    spec = yaml.safe_load((INFRA / "argo" / "sam3lt-nightly.yaml").read_text(encoding="utf-8"))["spec"]["workflowSpec"]
+    (strategy,) = [template["retryStrategy"] for template in spec["templates"] if "retryStrategy" in template]
+    (cron,) = [manifest for manifest in overlay("scheduled") if manifest["kind"] == "CronJob"]
+    (rule,) = cron["spec"]["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    assert strategy["expression"] == f"asInt(lastRetry.exitCode) not in {rule['onExitCodes']['values']}"
+
+
+@pytest.mark.parametrize("path", PYTHON_EXAMPLES, ids=lambda path: path.parent.name)
+def test_pods_made_from_python_fit_a_restricted_namespace(path: Path) -> None:
+    """By what stands in the source; that the schedulers make of it what is meant is for ``make check-schedulers``."""
+    text = path.read_text(encoding="utf-8")
+    for words in (
+        r"run_as_non_root\W+True",
+        r"allow_privilege_escalation\W+False",
+        r"capabilities\W.*drop\W+ALL",
+        r"seccomp_profile\W.*RuntimeDefault",
+    ):
+        assert re.search(words, text), words
 
 
 @pytest.mark.parametrize("path", [p for p in INFRA.rglob("*") if p.suffix in (".py", ".yaml", ".md")], ids=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -28,7 +29,7 @@ DONE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
 class ApiServer:
     """Holds RayJobs; each look at one that was created gives the next of some answers."""
 
-    def __init__(self, answers: list[dict[str, Any] | int]) -> None:
+    def __init__(self, answers: list[Any]) -> None:
         (template,) = [manifest for manifest in overlay("scheduled") if manifest["kind"] == "RayJob"]
         self.rayjobs: dict[str, dict[str, Any]] = {"sam3lt-label": template}
         self.created: list[dict[str, Any]] = []
@@ -45,6 +46,12 @@ class ApiServer:
                     self.answer(200, outer.rayjobs[name])
                 else:
                     answer = outer._answers.pop(0)
+                    if answer == "broken":
+                        self.send_response(200)
+                        self.send_header("Content-Length", "1000")
+                        self.end_headers()
+                        self.wfile.write(b"{")
+                        return
                     code, status = (answer, {}) if isinstance(answer, int) else (200, answer)
                     self.answer(code, outer.rayjobs[name] | {"status": status})
 
@@ -109,6 +116,10 @@ def test_the_copy_runs_and_belongs_to_the_job_that_made_it(
     (copy,) = server.created
     assert copy["spec"] == server.rayjobs["sam3lt-label"]["spec"] | {"suspend": False}
     RayJobSpec.model_validate(copy["spec"])
+    # Neither the template nor what a person applies has this one.
+    template = server.rayjobs["sam3lt-label"]["metadata"]["labels"]
+    assert copy["metadata"]["labels"] == template | {"app.kubernetes.io/managed-by": "start-rayjob"}
+    assert "app.kubernetes.io/managed-by" not in template
     (owner,) = copy["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["name"], owner["uid"]) == ("Job", JOB, UID)
     # Otherwise KubeRay finds the Job that waits, takes it for its own submitter, and submits nothing.
@@ -126,6 +137,47 @@ def test_a_second_start_waits_for_the_copy_of_the_first(server: ApiServer, rayjo
 def test_it_does_not_wait_for_ever_for_a_server_that_is_away(server: ApiServer, rayjobs: Any) -> None:
     with pytest.raises(OSError, match="503"):
         run(rayjobs, patience_s=0.0)
+
+
+def started(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str) -> int:
+    """What the program ends with, which has https where the stand-in has http."""
+    rayjobs = start_rayjob.RayJobs
+
+    class Here(rayjobs):  # type: ignore[valid-type, misc]
+        def __init__(self, url: str, account: Path) -> None:
+            super().__init__(server.url, tmp_path)
+
+    monkeypatch.setitem(start_rayjob.main.__globals__, "RayJobs", Here)
+    monkeypatch.setitem(start_rayjob.main.__globals__, "POLL_S", 0.0)
+    monkeypatch.setitem(start_rayjob.main.__globals__, "PATIENCE_S", 0.0)
+    for name, value in {"KUBERNETES_SERVICE_HOST": "x", "KUBERNETES_SERVICE_PORT": "1", "JOB_NAME": JOB}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["start_rayjob.py", template])
+    code: int = start_rayjob.main()
+    return code
+
+
+@pytest.mark.parametrize(
+    ("server", "template", "code"),
+    [
+        ([DONE], "sam3lt-label", 0),
+        ([503] * 9, "sam3lt-label", 75),  # what Argo tries again, and the CronJob's Job with the same RayJob
+        ([401] * 9, "sam3lt-label", 75),  # a token that is renewed
+        ([403] * 9, "sam3lt-label", 2),
+        ([], "sam3lt-other", 2),
+    ],
+    indirect=["server"],
+)
+def test_an_api_server_that_is_away_may_be_back_and_one_that_refuses_does_so_again(
+    server: ApiServer, rayjobs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, code: int
+) -> None:
+    assert started(server, tmp_path, monkeypatch, template) == code
+
+
+@pytest.mark.parametrize("server", [["broken", DONE]], indirect=True)
+def test_an_answer_that_breaks_off_is_asked_for_again(rayjobs: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(rayjobs) == 0
+    assert "does not answer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("server", [[{"jobDeploymentStatus": "ValidationFailed", **REFUSED}]], indirect=True)
