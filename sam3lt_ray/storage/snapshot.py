@@ -54,7 +54,7 @@ def write_snapshot(store: RunStore, shards: Sequence[Shard]) -> None:
     """Replace the snapshot; shards only ever join it, so a reader of the old one misses nothing it had."""
     members = ([{"key": file.key, "uri": file.uri} for file in shard.members] for shard in shards)
     columns = [
-        pa.array((getattr(shard, field.name) or None for shard in shards), field.type)
+        pa.array((None if (value := getattr(shard, field.name)) == "" else value for shard in shards), field.type)
         if field.name != "members"
         else pa.array(members, field.type)
         for field in _FIELDS
@@ -146,8 +146,10 @@ def _edition(shard: Shard) -> str:
 
 
 def _has_changed(before: Shard, now: Shard) -> bool:
+    # Earlier snapshots keep 0 bytes as null. Where a size became known, the version tells whether something changed.
+    sizes = before.size_bytes or 0, now.size_bytes or 0
     keys_before, keys_now = ([member.key for member in shard.members] for shard in (before, now))
-    return (before.size_bytes, before.version, keys_before) != (now.size_bytes, now.version, keys_now)
+    return sizes[0] != sizes[1] or before.version != now.version or keys_before != keys_now
 
 
 def _describe_change(before: Shard, now: Shard) -> str:

@@ -31,6 +31,16 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read_snapshot(store) == SHARDS
 
 
+def test_an_empty_shard_is_the_same_at_the_next_start(tmp_path: Path) -> None:
+    store, empty = open_store(str(tmp_path), StorageSettings()), Shard("e.tar", "s3://b/e.tar", 0, "etag-e")
+    write_snapshot(store, [empty])
+    assert read_snapshot(store) == [empty]
+    # Snapshots of 0.1.0 have null there.
+    assert merge_snapshot([dataclasses.replace(empty, size_bytes=None)], [empty]).shards == [empty]
+    with pytest.raises(RunMismatchError, match=r"e\.tar was 0 bytes \(version etag-e\) and is 7 bytes"):
+        merge_snapshot([empty], [Shard("e.tar", "s3://b/e.tar", 7, "etag-7")])
+
+
 def test_new_and_vanished_shards_are_told_apart() -> None:
     listed = [Shard("b.tar", "s3://b/b.tar", 5, "etag-b"), SHARDS[1]]
     merged = merge_snapshot(SHARDS, listed)
