@@ -1,10 +1,10 @@
-"""Images of a Parquet file: one row, one image; the row's number is its index.
+r"""Images of a Parquet file: one row, one image; the row's number is its index.
 
 Read in small batches through a buffered stream, so that a row group may be larger than memory. A page cannot be read in
 parts, though: twice the largest page of the image column is held (writers put as many rows into one as they are told,
 pyarrow 1,024 or a row group, whichever is less). How large one may be, and what is done about files that claim
 anything, stands in parquet_pages.py. The key is the key column's text, else the path in a Hugging Face image struct,
-else the row's number; a null key is the row's number.
+else the row's number; a null key is the row's number. Text that is no UTF-8 keeps its odd bytes as "\xff".
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sam3lt_ray.inputs.image_stream import (
     StreamedImage,
     too_large_message,
 )
+from sam3lt_ray.inputs.keys import MAX_KEY_BYTES, is_too_long, long_key_message, shown
 from sam3lt_ray.inputs.parquet_columns import ParquetColumns, choose_columns
 from sam3lt_ray.inputs.parquet_pages import ColumnChunkGuard
 from sam3lt_ray.inputs.ranged_file import RangedFile, SeekableRanges
@@ -190,14 +191,22 @@ class _RowReader:
             keys = batch.column(self._columns.key)
         elif self._columns.has_path:
             keys = pc.struct_field(images, "path")
+        if isinstance(keys, pa.DictionaryArray):
+            keys = keys.dictionary_decode()
         for row in range(first_row, batch.num_rows):
-            key = keys[row].as_py() if keys is not None else None
+            key = _key_text(keys[row]) if keys is not None else None
             yield self._image(batch_first + row, contents[row], key)
 
-    def _image(self, index: int, content: Any, key: object | None) -> EncodedImage:
-        text = str(index) if key is None else str(key)
+    def _image(self, index: int, content: Any, key: str | None) -> EncodedImage:
+        text = str(index) if key is None else key
+        has_long_key = is_too_long(text)
+        if has_long_key:
+            text = f"{shown(text)} (row {index})"
         if self._keys_may_repeat and not self._memory.add(text):
-            return _unusable(index, text, "duplicate_key", f"The key {text!r} already stands earlier in this shard.")
+            message = f"The key {shown(text)!r} already stands earlier in this shard."
+            return _unusable(index, text, "duplicate_key", message)
+        if has_long_key:
+            return _unusable(index, text, "unsupported", long_key_message())
         size_bytes = content.as_buffer().size if content.is_valid else 0
         if size_bytes == 0:
             message = EMPTY_MESSAGE if content.is_valid else "The row has no image (null)."
@@ -215,6 +224,15 @@ class _RowReader:
 
 def _unusable(index: int, key: str, kind: ImageErrorKind, message: str) -> EncodedImage:
     return EncodedImage(index, key, error_kind=kind, error_message=message)
+
+
+def _key_text(key: Any) -> str | None:
+    """A key as text; of one that is too long not more than is needed to tell that."""
+    if not key.is_valid:
+        return None
+    if not isinstance(key, pa.StringScalar | pa.LargeStringScalar | pa.StringViewScalar):
+        return str(key.as_py())
+    return bytes(key.as_buffer()[: MAX_KEY_BYTES + 1]).decode("utf-8", "backslashreplace")
 
 
 def _may_repeat_values(chunk: pq.ColumnChunkMetaData) -> bool:

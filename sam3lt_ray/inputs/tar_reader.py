@@ -7,10 +7,12 @@ sizes and sparse markers (GNU tar manual, "Basic Tar Format"), and plain V7 head
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Final
 
 from sam3lt_ray.inputs.forward_reader import ForwardReader
+from sam3lt_ray.inputs.keys import shown
 
 _BLOCK: Final = 512
 _ZERO_BLOCK: Final = bytes(_BLOCK)
@@ -23,6 +25,7 @@ _PAX_HEADER: Final = (b"x", b"X")
 _MAX_EXTENSION_BYTES: Final = 2**20
 _MAX_EXTENSIONS: Final = 16  # in front of one member; writers use two or three
 # The records of pax headers that are used; all others are let go of at once.
+_DECIMAL: Final = re.compile(r"[0-9]{1,20}")
 _USED_KEYWORDS: Final = ("path", "size")
 _SPARSE_PREFIX: Final = "GNU.sparse."
 # Writers pad an archive to their record size, at most 1 MiB with any of them; more than that is no padding.
@@ -163,7 +166,7 @@ class TarReader:
     def _cut_off_inside(self, member: TarMember) -> str:
         present = max(self._source.size_bytes - member.payload_offset, 0)
         return (
-            f"the archive ends at byte {self._source.size_bytes} inside {member.name or 'a header'}: "
+            f"the archive ends at byte {self._source.size_bytes} inside {shown(member.name) or 'a header'}: "
             f"{present} of its {member.size_bytes} bytes are there"
         )
 
@@ -225,8 +228,9 @@ def _parse_pax(payload: bytes, offset: int) -> dict[str, str]:
 
 
 def _apply_overrides(member: TarMember, overrides: dict[str, str]) -> TarMember:
-    if overrides.get("size", "").isdigit() and (member.is_file or member.size_bytes):
-        member = replace(member, size_bytes=int(overrides["size"]))
+    size = overrides.get("size", "")
+    if _DECIMAL.fullmatch(size) and (member.is_file or member.size_bytes):
+        member = replace(member, size_bytes=int(size))
     name = overrides.get("GNU.sparse.name", overrides.get("path"))
     if name is not None:
         member = replace(member, name=_clean_name(name))

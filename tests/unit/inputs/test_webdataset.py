@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import tarfile
 from pathlib import Path
 
@@ -101,6 +102,38 @@ def test_repetition_is_found_when_reading_from_the_middle(tmp_path: Path) -> Non
     units = read_all(shard, small)
     assert [image.error_kind for image in images_of(units)] == [None] * 6 + ["duplicate_key"] + [None] * 2
     assert_same_from_every_unit(shard, small, units)
+
+
+def test_names_that_are_too_long(tmp_path: Path) -> None:
+    long = "d.r/" + "n" * 5_000
+    members = [("a.jpg", b"1"), (f"a.{'x' * 5_000}", b""), ("a.txt", b"2")]
+    members += [(f"{long}.jpg", b"3"), (f"{long}.txt", b""), (f"{long}.seg.png", b"4"), ("b.jpg", b"5")]
+    shard = make_shard(tmp_path, make_tar([*members, (f"{long}.jpg", b"6")]))
+    one = settings_for(images_per_unit=1)
+    units = read_all(shard, one)
+    first, *odd, second, last = images_of(units)
+    assert (first.key, first.data, first.side_files) == ("a.jpg", b"1", ("a.txt",))
+    assert (second.key, second.data) == ("b.jpg", b"5")
+    for image, extension in zip([*odd, last], ["jpg", "png", "jpg"], strict=True):
+        assert re.fullmatch(rf"d_r_n+_\d+\.{extension}", image.key)
+        assert (image.data, image.error_kind) == (b"", "unsupported")
+        assert "more than 4,096 bytes" in str(image.error_message)
+    assert len({image.key for image in images_of(units)}) == 5
+    assert_same_from_every_unit(shard, one, units)
+
+
+def test_side_files_are_named_up_to_a_number_of_characters(tmp_path: Path) -> None:
+    names = [f"a.{number:04}{'x' * 3_000}" for number in range(100)]
+    (unit,) = read_all(make_shard(tmp_path, make_tar([*((name, b"") for name in names), ("a.jpg", b"1")])))
+    assert unit.images[0].side_files == tuple(names[:44])
+
+
+def test_long_names_are_shortened_in_messages(tmp_path: Path) -> None:
+    key = "k" * 4_000
+    members = [(f"{key}.jpg", b"1"), (f"{key}.png", b"2"), ("b.jpg", b"3"), (f"{key}.jpg", b"4")]
+    (unit,) = read_all(make_shard(tmp_path, make_tar(members)))
+    assert [image.error_kind for image in unit.images] == ["unsupported", None, "duplicate_key"]
+    assert all(len(image.error_message or "") < 500 for image in unit.images)
 
 
 def test_too_large_members_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
