@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ _FIELDS: Final[list[pa.Field[Any]]] = [
     pa.field("uri", pa.string(), nullable=False),
     pa.field("size_bytes", pa.int64()),
     pa.field("version", pa.string()),
-    pa.field("members", pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("uri", pa.string())]))),
+    pa.field("members", pa.list_(pa.struct([pa.field(name, pa.string()) for name in ("key", "uri", "version")]))),
     pa.field("edition", pa.string()),  # null for the content that the run first saw, and in snapshots of 0.1.0
 ]
 
@@ -45,14 +45,16 @@ def read_snapshot(store: RunStore) -> list[Shard]:
         present = set(batch.schema.names)  # snapshots of 0.1.0 have no editions
         columns = (batch.column(name).to_pylist() if name in present else repeat(None) for name in _SCHEMA.names)
         for _, name, uri, size_bytes, version, members, edition in zip(range(batch.num_rows), *columns, strict=False):
-            files = tuple(LooseFile(member["key"], member["uri"]) for member in members)
+            files = tuple(LooseFile(member["key"], member["uri"], member.get("version")) for member in members)
             shards.append(Shard(name, uri, size_bytes, version, files, edition or ""))
     return shards
 
 
 def write_snapshot(store: RunStore, shards: Sequence[Shard]) -> None:
     """Replace the snapshot; shards only ever join it, so a reader of the old one misses nothing it had."""
-    members = ([{"key": file.key, "uri": file.uri} for file in shard.members] for shard in shards)
+    members = (
+        [{"key": file.key, "uri": file.uri, "version": file.version} for file in shard.members] for shard in shards
+    )
     columns = [
         pa.array((None if (value := getattr(shard, field.name)) == "" else value for shard in shards), field.type)
         if field.name != "members"
@@ -95,12 +97,14 @@ class MergedSnapshot:
         changed: Those whose content is another one than before, with the edition that tells them apart.
         vanished: Names of known shards that the input no longer holds. Their labels stay; what they lack can no longer
             be made.
+        vanished_images: Keys of loose files that the input no longer names, in groups that vanished and in others.
     """
 
     shards: list[Shard]
     new: list[Shard]
     changed: list[Shard]
     vanished: list[str]
+    vanished_images: list[str] = field(default_factory=list)
 
 
 def merge_snapshot(known: Sequence[Shard], listed: Sequence[Shard], on_changed: OnChanged = "refuse") -> MergedSnapshot:
@@ -116,16 +120,19 @@ def merge_snapshot(known: Sequence[Shard], listed: Sequence[Shard], on_changed: 
     """
     listed_by_name = {shard.name: shard for shard in listed}
     shards, changed, vanished, descriptions = [], [], [], []
+    vanished_images: list[str] = []
     for before in known:
         now = listed_by_name.pop(before.name, None)
         if now is None:
             vanished.append(before.name)
+            vanished_images += [member.key for member in before.members]
             shards.append(before)
         elif _has_changed(before, now):
             descriptions.append(_describe_change(before, now))
             changed.append(replace(now, edition=_edition(now)))
             shards.append(changed[-1])
         else:
+            vanished_images += [member.key for member in now.members if member.is_gone]
             shards.append(replace(now, edition=before.edition) if before.edition else now)
     if changed and on_changed == "refuse":
         more = f" (and {len(changed) - _MAX_NAMED} more)" if len(changed) > _MAX_NAMED else ""
@@ -136,7 +143,7 @@ def merge_snapshot(known: Sequence[Shard], listed: Sequence[Shard], on_changed: 
             + ". Put the old files back, or replace the labels of these shards with --changed relabel."
         )
     new = list(listed_by_name.values())
-    return MergedSnapshot([*shards, *new], new, changed, vanished)
+    return MergedSnapshot([*shards, *new], new, changed, vanished, vanished_images)
 
 
 def _edition(shard: Shard) -> str:
@@ -153,7 +160,20 @@ def _has_changed(before: Shard, now: Shard) -> bool:
 
 
 def _describe_change(before: Shard, now: Shard) -> str:
+    versions = {member.key: member.version for member in now.members if member.uri}  # a repeated key has none
+    changed = [
+        member.key
+        for member in before.members
+        if member.version is not None and member.key in versions and member.version != versions[member.key]
+    ]
+    gone = [member.key for member in before.members if member.uri and member.key not in versions]
+    parts = [
+        f"{what}: {', '.join(keys[:_MAX_NAMED])}{', ...' if len(keys) > _MAX_NAMED else ''}"
+        for what, keys in (("changed", changed), ("gone", gone))
+        if keys
+    ]
+    in_detail = f" ({'; '.join(parts)})" if parts else ""
     return (
         f"{before.name} was {before.size_bytes} bytes (version {before.version}) "
-        f"and is {now.size_bytes} bytes (version {now.version})"
+        f"and is {now.size_bytes} bytes (version {now.version}){in_detail}"
     )

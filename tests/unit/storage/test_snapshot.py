@@ -6,6 +6,7 @@ import dataclasses
 import io
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -82,10 +83,42 @@ def test_group_with_other_members_is_refused() -> None:
         merge_snapshot(SHARDS, [SHARDS[0], other])
 
 
+def _group(**versions: str | None) -> Shard:
+    members = tuple(LooseFile(key, f"/d/{key}", version) for key, version in versions.items())
+    return Shard("group-000000", "/d", 9, "-".join(str(version) for version in versions.values()), members)
+
+
+def test_images_that_are_gone_from_a_group_are_told() -> None:
+    before = _group(a="1", b="1", c="1")
+    gone = dataclasses.replace(before.members[1], is_gone=True)
+    now = dataclasses.replace(before, members=(before.members[0], gone, before.members[2]))
+    merged = merge_snapshot([before], [now])
+    assert (merged.changed, merged.vanished, merged.vanished_images) == ([], [], ["b"])
+    merged = merge_snapshot([before], [SHARDS[0]])
+    assert (merged.vanished, merged.vanished_images) == (["group-000000"], ["a", "b", "c"])
+
+
+def test_changed_images_of_a_group_are_named() -> None:
+    before = _group(a="1", b="1", c="1", d="1")
+    with pytest.raises(RunMismatchError, match=r"\(changed: c; gone: b\)\. Put the old"):
+        merge_snapshot([before], [_group(a="1", c="2", d="1")])
+
+
+def test_versions_of_images_are_kept(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), StorageSettings())
+    write_snapshot(store, [_group(a="1", b=None)])
+    assert read_snapshot(store) == [_group(a="1", b=None)]
+
+
 def test_a_snapshot_of_the_first_version_has_no_editions(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), StorageSettings())
     write_snapshot(store, SHARDS)
-    old = pq.read_table(io.BytesIO(store.read(SNAPSHOT_PATH))).drop_columns(["edition"])
+    table = pq.read_table(io.BytesIO(store.read(SNAPSHOT_PATH)))
+    members = pa.list_(pa.struct([("key", pa.string()), ("uri", pa.string())]))  # and no versions of them
+    position = table.schema.get_field_index("members")
+    old = table.drop_columns(["edition"]).set_column(
+        position, "members", pa.array(table["members"].to_pylist(), members)
+    )
     sink = io.BytesIO()
     pq.write_table(old, sink)
     store.replace(SNAPSHOT_PATH, sink.getvalue())
