@@ -60,6 +60,13 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
     assert [shard.name for shard in list_at(tmp_path / "data")] == ["linked/b.tar", "train/a.tar"]
 
 
+def test_a_link_to_itself_is_listed_and_told_when_it_is_read(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (group,) = list_at(tmp_path, "folder")
+    assert [(member.key, member.version is None) for member in group.members] == [("a.png", False), ("loop.png", True)]
+
+
 @pytest.mark.parametrize(
     ("names", "input_format", "message"),
     [
