@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
-from sam3lt_ray.errors import ImageErrorKind
+from sam3lt_ray.errors import ImageErrorKind, sentence_of
 from sam3lt_ray.inputs.image_stream import (
     BYTES_PER_MB,
     EMPTY_MESSAGE,
@@ -55,11 +55,10 @@ def stream_parquet(
     repeated key may repeat any earlier one. Both give the same images.
 
     A page that cannot be read makes the rest of its row group ``corrupt``; other row groups go on. A file without a
-    readable footer is one image of kind ``truncated_shard``.
+    readable footer, or without the columns that are needed, is one image of kind ``truncated_shard``.
 
     Raises:
         StorageError: The shard cannot be read, or changed since it was listed.
-        InputError: The shard has no image column, or several.
     """
     ranged = RangedFile(shard.uri, storage, expected=shard)
     source = SeekableRanges(ranged)
@@ -67,30 +66,37 @@ def stream_parquet(
         file = pq.ParquetFile(source.as_arrow_file(), buffer_size=_STREAM_BUFFER_BYTES, pre_buffer=False)
     except Exception as error:
         _raise_storage_failure(source)
-        yield _unreadable_shard(error)
+        yield _unreadable_footer(error)
         return
     with file:
         # Not the total that the footer states: nobody else looks at that one.
         num_rows = sum(file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups))
         if num_rows > max(ranged.size_bytes, _MIN_BELIEVED_ROWS):
-            yield _unreadable_shard(f"it claims {num_rows:,} rows in {ranged.size_bytes:,} bytes")
+            yield _unreadable_footer(f"it claims {num_rows:,} rows in {ranged.size_bytes:,} bytes")
             return
-        columns = choose_columns(file.schema_arrow, settings, shard.uri)
+        try:
+            columns = choose_columns(file.schema_arrow, settings, shard.uri)
+        except Exception as error:  # also names that are no UTF-8, and what else a schema may hold
+            _raise_storage_failure(source)
+            yield _unreadable_shard(f"The shard cannot be used. {sentence_of(error)}")
+            return
         yield from _RowReader(file, ranged, source, columns, settings).images(read_range.first, seen_keys)
 
 
 def read_schema(uri: str, storage: StorageSettings) -> pa.Schema | None:
-    """Schema of a Parquet file; None when its footer cannot be read.
+    """Schema of a Parquet file; None when its footer, or a name in it, cannot be read.
 
     Raises:
         StorageError: Storage keeps failing.
     """
     source = SeekableRanges(RangedFile(uri, storage))
     try:
-        return pq.read_schema(source.as_arrow_file())
+        schema = pq.read_schema(source.as_arrow_file())
+        _ = schema.names
     except Exception:
         _raise_storage_failure(source)
         return None
+    return schema
 
 
 class _RowReader:
@@ -245,8 +251,11 @@ def _first_page_offset(chunk: pq.ColumnChunkMetaData) -> int:
     return min(dictionary, chunk.data_page_offset) if dictionary else chunk.data_page_offset
 
 
-def _unreadable_shard(error: Exception | str) -> StreamedImage:
-    sentence = f"The shard has no readable Parquet footer: it is cut off, or no Parquet file ({error})."
+def _unreadable_footer(error: Exception | str) -> StreamedImage:
+    return _unreadable_shard(f"The shard has no readable Parquet footer: it is cut off, or no Parquet file ({error}).")
+
+
+def _unreadable_shard(sentence: str) -> StreamedImage:
     image = _unusable(0, END_OF_SHARD_KEY, "truncated_shard", sentence)
     return StreamedImage(image, shard_error=sentence)
 

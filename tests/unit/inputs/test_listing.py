@@ -156,3 +156,11 @@ def test_single_image_is_a_folder_of_one(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     (group,) = list_at(tmp_path / "a.jpg", "folder")
     assert [member.key for member in group.members] == ["a.jpg"]
+
+
+def test_columns_are_looked_at_in_the_first_parquet_file_that_can_be_read(tmp_path: Path) -> None:
+    touch(tmp_path, "a.parquet")
+    pq.write_table(pa.table({"image": [b"1"], "other": [b"1"]}), tmp_path / "b.parquet")
+    assert len(list_at(tmp_path, "parquet", image_column="image")) == 2
+    with pytest.raises(InputError, match=r"The column 'img' \(input.image_column\) of .*b\.parquet does not exist"):
+        list_at(tmp_path, "parquet", image_column="img")

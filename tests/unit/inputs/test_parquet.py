@@ -153,6 +153,34 @@ def test_unreadable_footer(tmp_path: Path, content: bytes) -> None:
     assert "footer" in unit.shard_error
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"label": [1, 2]}, "has no column that holds images"),
+        ({"left": [b"1"], "right": [b"2"]}, "Several columns"),
+        ({"image": [b"1"], "other": ["x"]}, "The column 'key' (input.key_column)"),
+    ],
+)
+def test_a_file_without_the_columns_is_one_row(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    (unit,) = read_all(write_parquet(tmp_path, columns), settings_for("parquet", key_column="key"))
+    assert [image.error_kind for image in unit.images] == ["truncated_shard"]
+    assert message in str(unit.images[0].error_message)
+    assert unit.shard_error == unit.images[0].error_message
+
+
+def test_a_column_name_that_is_no_utf8_is_one_row(tmp_path: Path) -> None:
+    whole = write_parquet(tmp_path, {"image": [b"1"], "colname": [1]})
+    content = (
+        Path(whole.uri)
+        .read_bytes()
+        .replace(b"colname", b"\xff\xfename")
+        .replace(b"ARROW:schema", b"ARROW:nothing"[:12])
+    )
+    shard = make_shard(tmp_path, content, "odd.parquet")
+    assert [image.error_kind for image in images_of(read_all(shard, PARQUET))] == ["truncated_shard"]
+    assert read_schema(shard.uri, LOCAL) is None
+
+
 def test_cut_off_file(tmp_path: Path) -> None:
     content = Path(write_parquet(tmp_path, {"image": [b"x" * 100] * 9}).uri).read_bytes()
     (unit,) = read_all(make_shard(tmp_path, content[:-20], "x.parquet"), PARQUET)
