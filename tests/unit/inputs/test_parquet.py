@@ -173,7 +173,7 @@ def test_a_column_name_that_is_no_utf8_is_one_row(tmp_path: Path) -> None:
     content = (
         Path(whole.uri)
         .read_bytes()
-        .replace(b"colname", b"\xff\xfename")
+        .replace(b"colname", b"\xff\xfelname")
         .replace(b"ARROW:schema", b"ARROW:nothing"[:12])
     )
     shard = make_shard(tmp_path, content, "odd.parquet")
