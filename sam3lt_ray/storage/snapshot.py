@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, Final
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from sam3lt_ray.config.schema import OnChanged
 from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.records import LooseFile, Shard
+from sam3lt_ray.storage.damage import is_damage
 from sam3lt_ray.storage.ledger import shard_directory
 from sam3lt_ray.storage.store import RunStore
 
@@ -34,20 +36,40 @@ _MAX_NAMED = 5
 
 
 def read_snapshot(store: RunStore) -> list[Shard]:
-    """The shards of the run so far; empty for a run that has none yet."""
+    """The shards of the run so far; empty for a run that has none yet.
+
+    Raises:
+        RunMismatchError: The snapshot is damaged.
+    """
     try:
         data = store.read(SNAPSHOT_PATH)
     except FileNotFoundError:
         return []
-    shards: list[Shard] = []
+    with _naming_damage(store):
+        return list(_decode(data))
+
+
+def _decode(data: bytes) -> Iterator[Shard]:
     # Column by column and some rows at a time: a million rows as dictionaries are half a gigabyte.
     for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches():
         present = set(batch.schema.names)  # snapshots of 0.1.0 have no editions
         columns = (batch.column(name).to_pylist() if name in present else repeat(None) for name in _SCHEMA.names)
         for _, name, uri, size_bytes, version, members, edition in zip(range(batch.num_rows), *columns, strict=False):
             files = tuple(LooseFile(member["key"], member["uri"], member.get("version")) for member in members)
-            shards.append(Shard(name, uri, size_bytes, version, files, edition or ""))
-    return shards
+            yield Shard(name, uri, size_bytes, version, files, edition or "")
+
+
+@contextmanager
+def _naming_damage(store: RunStore) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        raise RunMismatchError(
+            f"{store.location(SNAPSHOT_PATH)} is not a readable Parquet file ({error}). It says which labels belong to "
+            "which content, so no start can go without it: put a copy of it back, or label into a new run directory."
+        ) from error
 
 
 def write_snapshot(store: RunStore, shards: Sequence[Shard]) -> None:
@@ -69,7 +91,7 @@ def write_snapshot(store: RunStore, shards: Sequence[Shard]) -> None:
 def read_editions(store: RunStore) -> dict[str, str]:
     """For shards whose content changed since the run first saw them: their first directory -> their present one."""
     try:
-        with store.open(SNAPSHOT_PATH) as file:
+        with store.open(SNAPSHOT_PATH) as file, _naming_damage(store):
             changed = pq.read_table(file, columns=["name", "edition"], schema=_SCHEMA)
     except FileNotFoundError:
         return {}

@@ -124,3 +124,14 @@ def test_a_snapshot_of_the_first_version_has_no_editions(tmp_path: Path) -> None
     store.replace(SNAPSHOT_PATH, sink.getvalue())
     assert read_snapshot(store) == SHARDS
     assert read_editions(store) == {}
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_damaged_snapshot_is_named(tmp_path: Path, kept: float) -> None:
+    store = open_store(str(tmp_path), StorageSettings())
+    write_snapshot(store, SHARDS)
+    data = store.read(SNAPSHOT_PATH)
+    store.replace(SNAPSHOT_PATH, data[: int(len(data) * kept)])
+    for read in (read_snapshot, read_editions):
+        with pytest.raises(RunMismatchError, match=r"shards\.parquet is not a readable Parquet file"):
+            read(store)
