@@ -61,7 +61,8 @@ def stream_webdataset(
     Without ``seen_keys`` the tar is read from its beginning, because a repeated key may repeat any earlier one; with it
     reading begins at ``read_range.offset``. Both give the same images.
 
-    A tar that is cut off or damaged ends with one image of kind ``truncated_shard``.
+    A broken place in a tar is one image of kind ``truncated_shard``, behind which it goes on; a tar that is cut off, or
+    in which nothing more can be found, ends with one.
 
     Raises:
         StorageError: The shard cannot be read, or changed since it was listed.
@@ -129,15 +130,20 @@ class _SampleReader:
             yield self._end_of_shard(damage)
 
     def _samples(self) -> Iterator[_Sample]:
-        """Samples with their images read; a damaged archive's last complete one comes before the error."""
+        """Samples with their images read, and broken places; an archive's last sample comes before the error."""
         sample: _Sample | None = None
         while True:
             try:
                 member = self._tar.next_member()
-            except TarDamageError:
+            except TarDamageError as damage:
                 if sample is not None:
                     yield sample
-                raise
+                    sample = None
+                passed_over = self._tar.skip_broken(damage)
+                if passed_over is None:
+                    raise
+                yield _broken_place(damage, *passed_over)
+                continue
             if member is None:
                 break
             parts = split_member_name(member.name) if member.is_file else None
@@ -228,6 +234,13 @@ class _SampleReader:
         sentence = f"The shard is damaged: {damage}. The images before are complete; what should follow is missing."
         image = EncodedImage(self._index, key, error_kind="truncated_shard", error_message=sentence)
         return StreamedImage(image, None, shard_error=sentence)
+
+
+def _broken_place(damage: TarDamageError, first: int, end: int) -> _Sample:
+    """What stands for a broken place: nobody knows which samples it held."""
+    place = f"bytes {first} to {end}"
+    sentence = f"The shard is damaged: {damage}. What stood in {place} is missing; behind it the shard goes on."
+    return _Sample("", first, image_name=f"({place})", error=("truncated_shard", sentence))
 
 
 def _with_short_name(member: TarMember, extension: str) -> TarMember:
