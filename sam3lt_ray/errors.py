@@ -143,3 +143,8 @@ class ImageError(Sam3ltError):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"
+
+
+def sentence_of(error: BaseException) -> str:
+    """What an error says to a person: our own ones a sentence, any other its kind too."""
+    return str(error) if isinstance(error, Sam3ltError) else f"{type(error).__name__}: {error}"

@@ -41,10 +41,19 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class LooseFile:
-    """One image file of a group: ``key`` is its stable name (relative path, or the manifest's uri)."""
+    """One image file of a group.
+
+    Attributes:
+        key: Its stable name: relative path, or the manifest's uri.
+        uri: Where it is.
+        version: See :attr:`Shard.version`; also None in snapshots of 0.1.0.
+        is_gone: The input no longer names it. It keeps its place in the group, and its labels.
+    """
 
     key: str
     uri: str
+    version: str | None = None
+    is_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

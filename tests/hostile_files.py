@@ -85,6 +85,17 @@ def write_pax_flood(path: Path, num_headers: int) -> None:
         file.write(bytes(1024))
 
 
+def write_long_names(path: Path, num_samples: int) -> None:
+    """Images of one byte with eight side files each, all of whose names are very long, and half of whose own are."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for number in range(num_samples):
+            stem = f"{number}." if number % 2 else f"{number}" + "k" * 400_000 + "."
+            for extension in ("png", *(letter * 400_000 for letter in "abcdefgh")):
+                info = tarfile.TarInfo(stem + extension)
+                info.size = 1
+                tar.addfile(info, io.BytesIO(b"x"))
+
+
 def write_parquet_of_zeros(path: Path, num_bytes: int) -> None:
     """One row of zeros, packed well."""
     table = pa.table({"image": pa.array([bytes(num_bytes)])})
@@ -95,6 +106,14 @@ def write_repeated_value(path: Path, num_bytes: int, num_rows: int) -> None:
     """One value in a dictionary, and rows that name it."""
     rows = pa.DictionaryArray.from_arrays(pa.array([0] * num_rows, pa.int32()), pa.array([os.urandom(num_bytes)]))
     pq.write_table(pa.table({"image": rows}), path, compression="none", store_schema=False)
+
+
+def write_repeated_path(path: Path, num_bytes: int, num_rows: int) -> None:
+    """One byte for each row, and one long path for all of them."""
+    columns = [pa.array([b"x"] * num_rows, pa.binary()), pa.array(["k" * num_bytes] * num_rows)]
+    table = pa.table({"image": pa.StructArray.from_arrays(columns, ["bytes", "path"])})
+    names = {"use_dictionary": ["image.path"], "dictionary_pagesize_limit": 2**28, "store_schema": False}
+    pq.write_table(table, path, compression="zstd", write_statistics=False, **names)
 
 
 def write_repeated_prefix(path: Path, num_bytes: int, num_rows: int) -> None:

@@ -14,6 +14,8 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +25,7 @@ from sam3lt_ray.labels.columns import LabeledImage
 from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.schema import SCHEMA_VERSION
 from sam3lt_ray.labels.status import read_run_state
-from sam3lt_ray.storage.ledger import LABELS_PREFIX
+from sam3lt_ray.storage.ledger import LABELS_PREFIX, first_edition, shard_directory
 from sam3lt_ray.storage.run_directory import encode_json, read_json, write_json
 from sam3lt_ray.storage.store import RunStore
 
@@ -170,7 +172,7 @@ def _write_files(reader: RunReader, target: RunStore, skip: int, max_rows: int |
     with tempfile.TemporaryDirectory(prefix="sam3lt-compact-") as folder:
         files = RowFiles(reader, Path(folder))
         first = skip
-        for group in row_groups(_checked(reader.iter_images()), skip=skip, max_rows=max_rows):
+        for group in row_groups(_checked(reader), skip=skip, max_rows=max_rows):
             files.write(group)
             is_large = max_mb is not None and files.size_bytes >= max_mb * BYTES_PER_MB
             if files.rows == max_rows or is_large:
@@ -189,20 +191,22 @@ def _store(files: RowFiles, target: RunStore, first: int) -> int:
     return rows
 
 
-def _checked(images: Iterator[LabeledImage]) -> Iterator[LabeledImage]:
-    """One row per image: a shard comes once, and its positions only go up."""
-    shard, index = None, -1
-    seen: set[str] = set()
-    for image in images:
-        if image.shard != shard:
-            if image.shard in seen:
-                raise RunMismatchError(f"The shard {image.shard} stands twice in the run; its files were mixed up.")
-            seen.add(image.shard)
-            shard, index = image.shard, -1
-        if image.index <= index:
-            raise RunMismatchError(f"Image {image.index} of shard {image.shard} stands twice in the run.")
-        index = image.index
-        yield image
+def _checked(reader: RunReader) -> Iterator[LabeledImage]:
+    """:meth:`RunReader.iter_images` with one row per image: each shard in its own directory, its positions going up."""
+    coverage = reader.coverage()
+    for shard_dir, units in groupby(coverage.iter_units(), key=attrgetter("shard_dir")):
+        shard, index = None, -1
+        for image in reader.iter_shard(list(units), coverage):
+            # Directories come once, and tell their shard: so no list of a million names is needed.
+            if image.shard != shard and shard_directory(image.shard) != first_edition(shard_dir):
+                raise RunMismatchError(
+                    f"Labels of the shard {image.shard} stand in the directory {shard_dir}, which belongs to another "
+                    "one; the run's files were mixed up."
+                )
+            if image.index <= index:
+                raise RunMismatchError(f"Image {image.index} of shard {image.shard} stands twice in the run.")
+            shard, index = image.shard, image.index
+            yield image
 
 
 def _verify(target: RunStore) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -197,12 +198,21 @@ def _walk(folder: Path, real_parents: tuple[Path, ...]) -> Iterator[Path]:
             path = folder / entry.name
             if entry.name.startswith("."):
                 continue
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 yield path
                 continue
             real_path = path.resolve() if entry.is_symlink() else path
             if real_path not in real_parents:
                 yield from _walk(path, (*real_parents, real_path))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
 
 
 def _listed_local(name: str, path: Path) -> ListedFile:
@@ -212,7 +222,10 @@ def _listed_local(name: str, path: Path) -> ListedFile:
         raise InputError(f"The file name {name!r} is not valid UTF-8, so no table can hold it. Rename it.") from None
     try:
         status = path.stat()
-    except FileNotFoundError:  # a link to nothing: told when it is read
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        # A link to nothing, or to itself: told when it is read.
         return ListedFile(name, str(path), None, None)
     info: dict[str, object] = {"mtime": status.st_mtime, "size": status.st_size}
     return ListedFile(name, str(path), status.st_size, file_version(info))

@@ -65,6 +65,17 @@ class ForwardReader:
             missing -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    def peek(self, position: int, num_bytes: int) -> bytes:
+        """Some bytes from further on, by a request of their own; the position stays.
+
+        Raises:
+            StorageError: Storage keeps failing.
+        """
+        start = position - self._block_start
+        if start >= 0 and start + num_bytes <= len(self._block):
+            return self._block[start : start + num_bytes]
+        return self._file.read_at(position, num_bytes)
+
     def seek_forward(self, position: int) -> None:
         """Go on at ``position``, which may lie behind the end; going back is a mistake of the caller."""
         if position < self.position:

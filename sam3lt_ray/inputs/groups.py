@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
@@ -39,7 +39,9 @@ def form_groups(
     """Groups of ``images_per_group`` files in the given order, known groups first and unchanged.
 
     A known group keeps its members and their order whatever was added, removed or moved since; files that are in none
-    form further groups. So the same folder gives the same groups every night, plus new ones for what is new.
+    form further groups. So the same folder gives the same groups every night, plus new ones for what is new. Members
+    that are gone are marked, and only where another one has changed they leave the group, whose labels are outdated
+    anyway. A group without any member left is not among the groups.
 
     Args:
         files: All files there are now. Of several with one key the first is the key's; the others are marked and
@@ -61,7 +63,7 @@ def form_groups(
             continue
         fresh.append(file if file.key not in seen_keys else GroupCandidate(file.key, REPEATED_KEY_URI))
         seen_keys.add(file.key)
-    groups = [_refresh(group, by_key, uri) for group in known]
+    groups = [group for before in known if (group := _refresh(before, by_key, uri)) is not None]
     remaining = iter(fresh)
     number = _next_number(known)
     while members := list(islice(remaining, images_per_group)):
@@ -75,16 +77,36 @@ def _next_number(known: Sequence[Shard]) -> int:
     return max((int(match[1]) + 1 for match in matches if match), default=0)
 
 
-def _refresh(group: Shard, by_key: dict[str, GroupCandidate], uri: str) -> Shard:
-    """The known group with what is known of its members today; vanished ones keep their place."""
-    members = []
-    for member in group.members:
-        current = by_key.get(member.key)
-        if member.uri == REPEATED_KEY_URI or current is None:
-            members.append(GroupCandidate(member.key, member.uri))
-        else:
-            members.append(current)
-    return _make_group(group.name, uri, members)
+def _refresh(group: Shard, by_key: dict[str, GroupCandidate], uri: str) -> Shard | None:
+    """The known group with what is known of its members today; None when all of them are gone."""
+    today = [_find(member, by_key) for member in group.members]
+    present = [file for file in today if file is not None]
+    if not present:
+        return None
+    if len(present) == len(today) or _has_changed(group, today):
+        return _make_group(group.name, uri, present)
+    members = (
+        replace(member, is_gone=True) if file is None else LooseFile(file.key, file.uri, file.version)
+        for member, file in zip(group.members, today, strict=True)
+    )
+    return replace(group, uri=uri, members=tuple(members))
+
+
+def _find(member: LooseFile, by_key: dict[str, GroupCandidate]) -> GroupCandidate | None:
+    """The file that a member is today."""
+    file = by_key.get(member.key)
+    if file is not None and member.uri == REPEATED_KEY_URI:
+        return GroupCandidate(member.key, REPEATED_KEY_URI)
+    # What had a version and has none is a link to nothing.
+    return None if file is None or (file.version is None and member.version is not None) else file
+
+
+def _has_changed(group: Shard, today: Sequence[GroupCandidate | None]) -> bool:
+    """Whether a member that is still there has other content; what snapshots of 0.1.0 do not tell counts as changed."""
+    if group.version is not None and all(member.version is None for member in group.members):
+        return True
+    pairs = zip(group.members, today, strict=True)
+    return any(file is not None and file.version != member.version for member, file in pairs)
 
 
 def _make_group(name: str, uri: str, members: Sequence[GroupCandidate]) -> Shard:
@@ -95,7 +117,7 @@ def _make_group(name: str, uri: str, members: Sequence[GroupCandidate]) -> Shard
         uri=uri,
         size_bytes=sum(known_sizes) if known_sizes and len(known_sizes) == len(sizes) else None,
         version=_group_version(members),
-        members=tuple(LooseFile(member.key, member.uri) for member in members),
+        members=tuple(LooseFile(member.key, member.uri, member.version) for member in members),
     )
 
 

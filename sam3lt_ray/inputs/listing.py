@@ -18,6 +18,7 @@ from sam3lt_ray.records import Shard
 
 _SHARD_EXTENSION: Final = {"webdataset": "tar", "parquet": "parquet"}
 _MAX_NAMED_EXTENSIONS: Final = 4
+_MAX_SAMPLED_FILES: Final = 5
 
 
 def list_shards(settings: InputSettings, storage: StorageSettings, known: Sequence[Shard] = ()) -> list[Shard]:
@@ -46,7 +47,7 @@ def list_shards(settings: InputSettings, storage: StorageSettings, known: Sequen
         return groups
     files = _shard_files(listing, settings)
     if settings.format == "parquet":
-        _check_columns(files[0], settings, storage)
+        _check_columns(files, settings, storage)
     return [Shard(file.name, file.uri, file.size_bytes, file.version) for file in files]
 
 
@@ -75,11 +76,13 @@ def _refuse_compressed(listing: FileListing) -> None:
         )
 
 
-def _check_columns(file: ListedFile, settings: InputSettings, storage: StorageSettings) -> None:
+def _check_columns(files: Sequence[ListedFile], settings: InputSettings, storage: StorageSettings) -> None:
     # Of one file, as a sample: thousands of footers would take minutes. The others are checked when they are read.
-    schema = read_schema(file.uri, storage)
-    if schema is not None:
-        choose_columns(schema, settings, file.uri)
+    for file in files[:_MAX_SAMPLED_FILES]:
+        schema = read_schema(file.uri, storage)
+        if schema is not None:
+            choose_columns(schema, settings, file.uri)
+            return
 
 
 def _nothing_found(listing: FileListing, wanted: str, input_format: str) -> str:

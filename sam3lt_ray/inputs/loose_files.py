@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
 from sam3lt_ray.errors import ImageErrorKind, StorageError
 from sam3lt_ray.inputs.image_stream import BYTES_PER_MB, EMPTY_MESSAGE, StreamedImage, too_large_message
-from sam3lt_ray.inputs.ranged_file import with_retries
+from sam3lt_ray.inputs.ranged_file import is_impossible_name, with_retries
 from sam3lt_ray.records import EncodedImage, LooseFile, ReadRange, Shard
 from sam3lt_ray.storage.failures import s3_error_code
 from sam3lt_ray.storage.filesystem import describe_storage_failure, open_filesystem
@@ -27,13 +27,15 @@ REPEATED_KEY_URI: Final = ""
 
 _DENIED_CODES: Final = ("", "AccessDenied", "AllAccessDisabled", "Forbidden", "403", "InvalidObjectState")
 
+_IMPOSSIBLE_KEY_CODES: Final = ("KeyTooLongError", "KeyTooLong", "InvalidURI", "XMinioInvalidObjectName")
+
 
 def stream_loose_files(
     shard: Shard, read_range: ReadRange, settings: InputSettings, storage: StorageSettings
 ) -> Generator[StreamedImage, None, None]:
     """Images of a group from ``read_range.first`` to the group's end.
 
-    A file that is missing or denied becomes an image of kind ``unreadable``.
+    A file that is missing or denied, or cannot exist under its name, becomes an image of kind ``unreadable``.
 
     Raises:
         StorageError: Storage keeps failing in a way that another try may not meet.
@@ -93,8 +95,10 @@ def _read_file(task: _Task, max_image_mb: int, storage: StorageSettings) -> Enco
 
 
 def _is_about_this_file(error: Exception) -> bool:
-    """Missing or denied, as true tomorrow as today; a machine without valid credentials says nothing about a file."""
-    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+    """Missing, denied or no possible name, as true tomorrow as today; credentials that are none say nothing of it."""
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) or is_impossible_name(error):
+        return True
+    if s3_error_code(error) in _IMPOSSIBLE_KEY_CODES or type(error).__name__ == "ParamValidationError":
         return True
     return isinstance(error, PermissionError) and s3_error_code(error) in _DENIED_CODES
 
@@ -104,7 +108,8 @@ def _read_start(filesystem: AbstractFileSystem, path: str, num_bytes: int) -> by
         data: bytes = filesystem.cat_file(path, start=0, end=num_bytes)
     except OSError as error:
         # S3 has no range in an empty object.
-        if error.errno == errno.EINVAL and _size(filesystem, path) == 0:
+        is_wrong_range = error.errno == errno.EINVAL and s3_error_code(error) not in _IMPOSSIBLE_KEY_CODES
+        if is_wrong_range and _size(filesystem, path) == 0:
             return b""
         raise
     return data

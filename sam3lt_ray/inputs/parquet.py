@@ -1,10 +1,10 @@
-"""Images of a Parquet file: one row, one image; the row's number is its index.
+r"""Images of a Parquet file: one row, one image; the row's number is its index.
 
 Read in small batches through a buffered stream, so that a row group may be larger than memory. A page cannot be read in
 parts, though: twice the largest page of the image column is held (writers put as many rows into one as they are told,
 pyarrow 1,024 or a row group, whichever is less). How large one may be, and what is done about files that claim
 anything, stands in parquet_pages.py. The key is the key column's text, else the path in a Hugging Face image struct,
-else the row's number; a null key is the row's number.
+else the row's number; a null key is the row's number. Text that is no UTF-8 keeps its odd bytes as "\xff".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
-from sam3lt_ray.errors import ImageErrorKind
+from sam3lt_ray.errors import ImageErrorKind, sentence_of
 from sam3lt_ray.inputs.image_stream import (
     BYTES_PER_MB,
     EMPTY_MESSAGE,
@@ -27,6 +27,7 @@ from sam3lt_ray.inputs.image_stream import (
     StreamedImage,
     too_large_message,
 )
+from sam3lt_ray.inputs.keys import MAX_KEY_BYTES, is_too_long, long_key_message, shown
 from sam3lt_ray.inputs.parquet_columns import ParquetColumns, choose_columns
 from sam3lt_ray.inputs.parquet_pages import ColumnChunkGuard
 from sam3lt_ray.inputs.ranged_file import RangedFile, SeekableRanges
@@ -54,11 +55,10 @@ def stream_parquet(
     repeated key may repeat any earlier one. Both give the same images.
 
     A page that cannot be read makes the rest of its row group ``corrupt``; other row groups go on. A file without a
-    readable footer is one image of kind ``truncated_shard``.
+    readable footer, or without the columns that are needed, is one image of kind ``truncated_shard``.
 
     Raises:
         StorageError: The shard cannot be read, or changed since it was listed.
-        InputError: The shard has no image column, or several.
     """
     ranged = RangedFile(shard.uri, storage, expected=shard)
     source = SeekableRanges(ranged)
@@ -66,30 +66,37 @@ def stream_parquet(
         file = pq.ParquetFile(source.as_arrow_file(), buffer_size=_STREAM_BUFFER_BYTES, pre_buffer=False)
     except Exception as error:
         _raise_storage_failure(source)
-        yield _unreadable_shard(error)
+        yield _unreadable_footer(error)
         return
     with file:
         # Not the total that the footer states: nobody else looks at that one.
         num_rows = sum(file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups))
         if num_rows > max(ranged.size_bytes, _MIN_BELIEVED_ROWS):
-            yield _unreadable_shard(f"it claims {num_rows:,} rows in {ranged.size_bytes:,} bytes")
+            yield _unreadable_footer(f"it claims {num_rows:,} rows in {ranged.size_bytes:,} bytes")
             return
-        columns = choose_columns(file.schema_arrow, settings, shard.uri)
+        try:
+            columns = choose_columns(file.schema_arrow, settings, shard.uri)
+        except Exception as error:  # also names that are no UTF-8, and what else a schema may hold
+            _raise_storage_failure(source)
+            yield _unreadable_shard(f"The shard cannot be used. {sentence_of(error)}")
+            return
         yield from _RowReader(file, ranged, source, columns, settings).images(read_range.first, seen_keys)
 
 
 def read_schema(uri: str, storage: StorageSettings) -> pa.Schema | None:
-    """Schema of a Parquet file; None when its footer cannot be read.
+    """Schema of a Parquet file; None when its footer, or a name in it, cannot be read.
 
     Raises:
         StorageError: Storage keeps failing.
     """
     source = SeekableRanges(RangedFile(uri, storage))
     try:
-        return pq.read_schema(source.as_arrow_file())
+        schema = pq.read_schema(source.as_arrow_file())
+        _ = schema.names
     except Exception:
         _raise_storage_failure(source)
         return None
+    return schema
 
 
 class _RowReader:
@@ -190,14 +197,22 @@ class _RowReader:
             keys = batch.column(self._columns.key)
         elif self._columns.has_path:
             keys = pc.struct_field(images, "path")
+        if isinstance(keys, pa.DictionaryArray):
+            keys = keys.dictionary_decode()
         for row in range(first_row, batch.num_rows):
-            key = keys[row].as_py() if keys is not None else None
+            key = _key_text(keys[row]) if keys is not None else None
             yield self._image(batch_first + row, contents[row], key)
 
-    def _image(self, index: int, content: Any, key: object | None) -> EncodedImage:
-        text = str(index) if key is None else str(key)
+    def _image(self, index: int, content: Any, key: str | None) -> EncodedImage:
+        text = str(index) if key is None else key
+        has_long_key = is_too_long(text)
+        if has_long_key:
+            text = f"{shown(text)} (row {index})"
         if self._keys_may_repeat and not self._memory.add(text):
-            return _unusable(index, text, "duplicate_key", f"The key {text!r} already stands earlier in this shard.")
+            message = f"The key {shown(text)!r} already stands earlier in this shard."
+            return _unusable(index, text, "duplicate_key", message)
+        if has_long_key:
+            return _unusable(index, text, "unsupported", long_key_message())
         size_bytes = content.as_buffer().size if content.is_valid else 0
         if size_bytes == 0:
             message = EMPTY_MESSAGE if content.is_valid else "The row has no image (null)."
@@ -217,6 +232,15 @@ def _unusable(index: int, key: str, kind: ImageErrorKind, message: str) -> Encod
     return EncodedImage(index, key, error_kind=kind, error_message=message)
 
 
+def _key_text(key: Any) -> str | None:
+    """A key as text; of one that is too long not more than is needed to tell that."""
+    if not key.is_valid:
+        return None
+    if not isinstance(key, pa.StringScalar | pa.LargeStringScalar | pa.StringViewScalar):
+        return str(key.as_py())
+    return bytes(key.as_buffer()[: MAX_KEY_BYTES + 1]).decode("utf-8", "backslashreplace")
+
+
 def _may_repeat_values(chunk: pq.ColumnChunkMetaData) -> bool:
     return chunk.has_dictionary_page or not _REPEATING_ENCODINGS.isdisjoint(chunk.encodings)
 
@@ -227,8 +251,11 @@ def _first_page_offset(chunk: pq.ColumnChunkMetaData) -> int:
     return min(dictionary, chunk.data_page_offset) if dictionary else chunk.data_page_offset
 
 
-def _unreadable_shard(error: Exception | str) -> StreamedImage:
-    sentence = f"The shard has no readable Parquet footer: it is cut off, or no Parquet file ({error})."
+def _unreadable_footer(error: Exception | str) -> StreamedImage:
+    return _unreadable_shard(f"The shard has no readable Parquet footer: it is cut off, or no Parquet file ({error}).")
+
+
+def _unreadable_shard(sentence: str) -> StreamedImage:
     image = _unusable(0, END_OF_SHARD_KEY, "truncated_shard", sentence)
     return StreamedImage(image, shard_error=sentence)
 

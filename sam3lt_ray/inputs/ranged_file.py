@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import random
 import time
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # network mounts that stumble.
 RETRY_DELAYS_S: Final = (0.2, 1.0, 4.0)
 _FINAL_ERRORS: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_IMPOSSIBLE_NAME: Final = {errno.ENAMETOOLONG, errno.ELOOP}
 
 _Result = TypeVar("_Result")
 
@@ -42,8 +44,15 @@ def with_retries(request: Callable[[], _Result], delays_s: tuple[float, ...] | N
         except Exception as error:  # botocore, aiohttp and the system each have their own families of passing errors
             if s3_status(error) != 0 or is_unreachable(error) or isinstance(error, RepeatedlyFailedError):
                 raise
+            if is_impossible_name(error):
+                raise
             time.sleep(delay_s * random.uniform(0.5, 1.0))
     return request()
+
+
+def is_impossible_name(error: Exception) -> bool:
+    """Whether the system says that nothing can be under such a name: too long, or links in a circle."""
+    return isinstance(error, OSError) and s3_status(error) == 0 and error.errno in _IMPOSSIBLE_NAME
 
 
 class RangedFile:

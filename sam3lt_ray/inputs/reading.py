@@ -40,7 +40,6 @@ def read_units(
 
     Raises:
         StorageError: The shard cannot be read, in spite of repeated attempts, or changed since it was listed.
-        InputError: A Parquet shard without a column for images.
     """
     for read_range in ranges:
         images = _stream(shard, read_range, settings, storage, seen_keys)

@@ -8,14 +8,15 @@ The key is the path up to the first dot of its last part (WebDataset's rule); wh
   file, whose name is kept and whose content is passed over. Samples without an image are no images and are not counted.
 * A key that comes again is an error row, whatever its extension is the second time.
 * Names that begin with a dot, links, devices and directories are passed over.
-* Nothing is ever unpacked to disk. Of a sample's side files the first 1,000 are named.
+* Nothing is ever unpacked to disk. Of a sample's side files the first 1,000 are named, or the first 128 KB of names.
+* An image whose name is too long is an error row with a shortened name; side files with such names are passed over.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
@@ -31,12 +32,14 @@ from sam3lt_ray.inputs.image_stream import (
     StreamedImage,
     too_large_message,
 )
+from sam3lt_ray.inputs.keys import is_too_long, long_key_message, shown
 from sam3lt_ray.inputs.ranged_file import RangedFile
 from sam3lt_ray.inputs.tar_reader import TarDamageError, TarMember, TarReader
 from sam3lt_ray.records import EncodedImage, ReadRange, Shard
 from sam3lt_ray.storage.filesystem import is_s3
 
 _MAX_SIDE_FILES: Final = 1_000  # of one sample; an archive may have millions of members with one key
+_MAX_SIDE_NAME_CHARACTERS: Final = 128 * 2**10  # of one sample, all names together
 _SAMPLE_NAME: Final = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<extension>[^/]*)", re.DOTALL)
 
 
@@ -58,7 +61,8 @@ def stream_webdataset(
     Without ``seen_keys`` the tar is read from its beginning, because a repeated key may repeat any earlier one; with it
     reading begins at ``read_range.offset``. Both give the same images.
 
-    A tar that is cut off or damaged ends with one image of kind ``truncated_shard``.
+    A broken place in a tar is one image of kind ``truncated_shard``, behind which it goes on; a tar that is cut off, or
+    in which nothing more can be found, ends with one.
 
     Raises:
         StorageError: The shard cannot be read, or changed since it was listed.
@@ -98,6 +102,7 @@ class _Sample:
     data: bytes = b""
     error: tuple[ImageErrorKind, str] | None = None
     names: dict[str, None] = field(default_factory=dict)  # in order, and found at once
+    name_characters: int = 0
 
     def has(self, name: str) -> bool:
         """Whether a member of this name was seen."""
@@ -125,28 +130,39 @@ class _SampleReader:
             yield self._end_of_shard(damage)
 
     def _samples(self) -> Iterator[_Sample]:
-        """Samples with their images read; a damaged archive's last complete one comes before the error."""
+        """Samples with their images read, and broken places; an archive's last sample comes before the error."""
         sample: _Sample | None = None
         while True:
             try:
                 member = self._tar.next_member()
-            except TarDamageError:
+            except TarDamageError as damage:
                 if sample is not None:
                     yield sample
-                raise
+                    sample = None
+                passed_over = self._tar.skip_broken(damage)
+                if passed_over is None:
+                    raise
+                yield _broken_place(damage, *passed_over)
+                continue
             if member is None:
                 break
             parts = split_member_name(member.name) if member.is_file else None
             if parts is None:
                 continue
             key, extension = parts
+            rank, has_long_name = self._image_rank(extension), is_too_long(member.name)
+            if has_long_name and rank == 0:
+                continue
+            if has_long_name:
+                member = _with_short_name(member, extension)
+                key = member.name.partition(".")[0]
             # The same name again is not another file of the sample but the key over again.
             if sample is None or sample.key != key or sample.has(member.name):
                 if sample is not None:
                     yield sample
                 sample = _Sample(key, member.header_offset)
             # An image that is cut off ends here: its sample has no image, the end-of-shard row stands for it.
-            self._add_member(sample, member, self._image_rank(extension))
+            self._add_member(sample, member, rank, has_long_name=has_long_name)
         if sample is not None:
             yield sample
 
@@ -158,9 +174,10 @@ class _SampleReader:
             return 2
         return 1 if extension.rpartition(".")[2] in IMAGE_EXTENSIONS else 0
 
-    def _add_member(self, sample: _Sample, member: TarMember, rank: int) -> None:
-        if len(sample.names) <= _MAX_SIDE_FILES:
+    def _add_member(self, sample: _Sample, member: TarMember, rank: int, *, has_long_name: bool) -> None:
+        if len(sample.names) <= _MAX_SIDE_FILES and sample.name_characters <= _MAX_SIDE_NAME_CHARACTERS:
             sample.names[member.name] = None
+            sample.name_characters += len(member.name)
         if rank == 0 or rank < sample.image_rank:
             return
         if rank == sample.image_rank:
@@ -170,11 +187,14 @@ class _SampleReader:
             sample.is_repeated = not self._memory.add(sample.key)
         sample.image_name, sample.image_rank, sample.rival_name = member.name, rank, None
         sample.data, sample.error = b"", None  # let go of a lower-ranked image before this one is read
+        if has_long_name:
+            sample.error = ("unsupported", long_key_message())
+            return
         sample.data, sample.error = self._read_image(sample, member)
 
     def _read_image(self, sample: _Sample, member: TarMember) -> tuple[bytes, tuple[ImageErrorKind, str] | None]:
         if sample.is_repeated:
-            return b"", ("duplicate_key", f"The key {sample.key!r} already stands earlier in this shard.")
+            return b"", ("duplicate_key", f"The key {shown(sample.key)!r} already stands earlier in this shard.")
         if member.is_sparse:
             return b"", ("unsupported", "The file is stored in the tar as a sparse file, without its holes.")
         if member.size_bytes > self._settings.max_image_mb * BYTES_PER_MB:
@@ -198,8 +218,8 @@ class _SampleReader:
             data = b""
             error = (
                 "unsupported",
-                f"The key {sample.key!r} has two images, {sample.image_name!r} and {sample.rival_name!r}; say with "
-                "input.image_column which extension is the image's.",
+                f"The key {shown(sample.key)!r} has two images, {shown(sample.image_name)!r} and "
+                f"{shown(sample.rival_name)!r}; say with input.image_column which extension is the image's.",
             )
         side_files = tuple(name for name in sample.names if name != sample.image_name)[:_MAX_SIDE_FILES]
         kind, message = error if error is not None else (None, None)
@@ -214,3 +234,16 @@ class _SampleReader:
         sentence = f"The shard is damaged: {damage}. The images before are complete; what should follow is missing."
         image = EncodedImage(self._index, key, error_kind="truncated_shard", error_message=sentence)
         return StreamedImage(image, None, shard_error=sentence)
+
+
+def _broken_place(damage: TarDamageError, first: int, end: int) -> _Sample:
+    """What stands for a broken place: nobody knows which samples it held."""
+    place = f"bytes {first} to {end}"
+    sentence = f"The shard is damaged: {damage}. What stood in {place} is missing; behind it the shard goes on."
+    return _Sample("", first, image_name=f"({place})", error=("truncated_shard", sentence))
+
+
+def _with_short_name(member: TarMember, extension: str) -> TarMember:
+    """The member under a name of one part and one extension, which no other member of this shard is given."""
+    beginning = re.sub(r"[./]", "_", shown(member.name).removesuffix("..."))
+    return replace(member, name=f"{beginning}_{member.header_offset}.{extension.rpartition('.')[2]}")

@@ -1,4 +1,7 @@
-"""What a unit's file says of itself in its footer: read without reading any row."""
+"""What a unit's file says of itself in its footer, read without reading any row; and the keys of its images.
+
+All of them raise RunMismatchError for a file that is damaged.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import pyarrow.parquet as pq
 
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.labels.schema import META_COUNTS, META_UNIT
+from sam3lt_ray.storage.damage import naming_damaged_unit
 from sam3lt_ray.storage.store import RunStore
 
 _NUM_THREADS: Final = 16
@@ -18,8 +22,16 @@ _NUM_THREADS: Final = 16
 
 def read_resume_offset(store: RunStore, path: str) -> int | None:
     """Byte offset in the shard at which the unit after this one begins; None where the format seeks by index."""
-    offset: int | None = _metadata(store, path, META_UNIT)["resume_offset"]
+    with naming_damaged_unit(store, path):
+        offset: int | None = _metadata(store, path, META_UNIT)["resume_offset"]
     return offset
+
+
+def read_keys(store: RunStore, path: str) -> list[str]:
+    """Keys of a unit's images, in order."""
+    with store.open(path) as file, naming_damaged_unit(store, path):
+        keys: list[str] = pq.read_table(file, columns=["key"])["key"].to_pylist()  # type: ignore[assignment]
+    return keys
 
 
 def read_counts(store: RunStore, paths: Iterable[str]) -> Iterator[UnitCounts]:
@@ -29,7 +41,8 @@ def read_counts(store: RunStore, paths: Iterable[str]) -> Iterator[UnitCounts]:
 
 
 def _unit_counts(store: RunStore, path: str) -> UnitCounts:
-    return UnitCounts.from_json(_metadata(store, path, META_COUNTS))
+    with naming_damaged_unit(store, path):
+        return UnitCounts.from_json(_metadata(store, path, META_COUNTS))
 
 
 def _metadata(store: RunStore, path: str, key: bytes) -> dict[str, Any]:

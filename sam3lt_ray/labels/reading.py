@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from sam3lt_ray.errors import InputError, RunMismatchError
 from sam3lt_ray.labels.columns import LabeledImage, images_of_table
 from sam3lt_ray.storage.coverage import Coverage
+from sam3lt_ray.storage.damage import naming_damaged_unit
 from sam3lt_ray.storage.layers import questions_of, read_layers
-from sam3lt_ray.storage.ledger import LABELS_PREFIX, UnitFile, is_retry
+from sam3lt_ray.storage.ledger import LABELS_PREFIX, UnitFile
 from sam3lt_ray.storage.run_directory import VOCABULARY_PATH, read_json, read_run
 from sam3lt_ray.storage.snapshot import read_editions
 from sam3lt_ray.storage.store import RunStore
@@ -158,16 +159,8 @@ class RunReader:
                 yield _restricted(image, label_ids)
 
     def _read_file(self, path: str, columns: Sequence[str] | None) -> pa.Table:
-        with self.store.open(path) as file:
-            try:
-                return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
-            except pa.ArrowInvalid as error:
-                again = "sam3lt label --retry-errors" if is_retry(path) else "sam3lt label"
-                raise RunMismatchError(
-                    f"{self.store.location(path)} is not a readable Parquet file ({error}). Files are written whole or "
-                    f"not at all, so it was damaged later. Delete it and run `{again}` again: only what it held is "
-                    "labeled anew."
-                ) from error
+        with self.store.open(path) as file, naming_damaged_unit(self.store, path):
+            return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
 
 
 @dataclass(frozen=True, slots=True)

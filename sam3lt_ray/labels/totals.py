@@ -76,7 +76,7 @@ class RunTotals:
         try:
             rows = pq.read_table(io.BytesIO(store.read(TOTALS_PATH)), schema=_SCHEMA).to_pylist()
             sums = [_decode(row) for row in rows]
-        except (FileNotFoundError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError):
             return cls(store, is_kept)
         ids = _joined([one.ids for one in sums])
         return cls(store, is_kept, sums if len(np.unique(ids)) == len(ids) else [])

@@ -73,6 +73,7 @@ class PlanReport:
     shards_new: int
     shards_changed: int
     shards_vanished: int
+    images_vanished: int
     bytes_total: int | None
     bytes_to_do: int | None
     images_total: int | None
@@ -117,6 +118,8 @@ class PlanReport:
             lines.append(f"changed      {self.shards_changed} shards have other content; their labels are replaced")
         if self.shards_vanished:
             lines.append(f"vanished     {self.shards_vanished} shards are gone from the input; their labels are kept")
+        if self.images_vanished:
+            lines.append(f"vanished     {self.images_vanished} images are gone from the input; their labels are kept")
         lines += [f"differs      {line}" for line in self.differences]
         if self.estimate is not None:
             lines += self.estimate.to_lines()
@@ -177,6 +180,7 @@ def plan_run(
         shards_new=len(prepared.snapshot.new),
         shards_changed=len(prepared.snapshot.changed),
         shards_vanished=len(prepared.snapshot.vanished),
+        images_vanished=len(prepared.snapshot.vanished_images),
         bytes_total=_sum_bytes(prepared.shards),
         bytes_to_do=_sum_bytes([shard for shard in prepared.shards if shard.name in todo]),
         images_total=images_total,

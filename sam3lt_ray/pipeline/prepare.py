@@ -16,6 +16,7 @@ from sam3lt_ray.inputs.listing import list_shards
 from sam3lt_ray.labels.rows import Provenance
 from sam3lt_ray.pipeline.collector import collector_paused
 from sam3lt_ray.pipeline.fork import Origin
+from sam3lt_ray.pipeline.nesting import refuse_nesting
 from sam3lt_ray.records import Shard
 from sam3lt_ray.stages.read import MissingUnitReader
 from sam3lt_ray.storage.coverage import Coverage
@@ -122,6 +123,7 @@ def prepare_run(
     Raises:
         UsageError: Anything that no retry can help.
     """
+    refuse_nesting(config)
     checkpoint = resolve_checkpoint(config.model.checkpoint, config.model.revision)
     with token_counter(checkpoint) as count_tokens:
         store = open_store(config.run.output, config.storage)

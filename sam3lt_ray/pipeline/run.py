@@ -93,6 +93,9 @@ def _describe_start(prepared: PreparedRun, listener: ProgressListener) -> None:
     if snapshot.vanished:
         named = _named(snapshot.vanished)
         listener.message(f"{len(snapshot.vanished)} shards are gone from the input ({named}); their labels are kept.")
+    if snapshot.vanished_images:
+        named, number = _named(snapshot.vanished_images), len(snapshot.vanished_images)
+        listener.message(f"{number} images are gone from the input ({named}); their labels are kept.")
 
 
 def _named(names: Sequence[str]) -> str:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 
-from sam3lt_ray.errors import EXIT_RETRY, InputError, RetryableRunError, RunTakenOverError, Sam3ltError, StorageError
+from sam3lt_ray.errors import (
+    EXIT_RETRY,
+    InputError,
+    RetryableRunError,
+    RunTakenOverError,
+    Sam3ltError,
+    StorageError,
+    sentence_of,
+)
 from sam3lt_ray.pipeline.bookkeeping import Bookkeeping
 from sam3lt_ray.pipeline.error_budget import ErrorBudget
 from sam3lt_ray.pipeline.lost_hosts import hanging_up_on_lost_hosts
@@ -26,6 +34,7 @@ from sam3lt_ray.pipeline.worklist import (
     tally_shards,
 )
 from sam3lt_ray.progress import ProgressListener
+from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.stages.read import ShardWork
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.lease import Lease
@@ -186,8 +195,8 @@ class RunSession:
                 next(reader(item), None)
                 why = self._books.last_loss or "its units were lost in labeling"
                 reasons.append(f"{item.shard.name} (readable; {why})")
-            except Sam3ltError as error:
-                reasons.append(f"{item.shard.name} ({error})")
+            except Exception as error:  # whatever it is: the others are to be named too
+                reasons.append(f"{item.shard.name} ({without_credentials(sentence_of(error))})")
         more = f" and {len(work) - _MAX_NAMED_SHARDS} more" if len(work) > _MAX_NAMED_SHARDS else ""
         return (
             f"{count_shards(work)} still incomplete after {self._books.tally.passes} passes: "

@@ -11,7 +11,7 @@ import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from sam3lt_ray.errors import Sam3ltError
+from sam3lt_ray.errors import sentence_of
 from sam3lt_ray.logs import log_fields, name_run_in_logs
 from sam3lt_ray.pipeline.pass_guard import PassGuard
 from sam3lt_ray.redaction import without_credentials
@@ -87,6 +87,7 @@ class _ReadShards:
                 for unit in self._reader(work):
                     self._guard.touch()
                     yield unit_to_table(replace(unit, read_on=here))
-            except Sam3ltError as error:
+            except Exception as error:  # also what nobody has met yet: it must not take the other shards with it
                 with log_fields(shard=work.shard.name):
-                    logger.warning("shard %r: %s", work.shard.name, printable(without_credentials(str(error))))
+                    sentence = printable(without_credentials(sentence_of(error)))
+                    logger.warning("shard %r: %s", work.shard.name, sentence)

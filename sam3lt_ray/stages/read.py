@@ -6,11 +6,9 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import pyarrow.parquet as pq
-
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
 from sam3lt_ray.inputs.reading import read_units
-from sam3lt_ray.labels.footer import read_resume_offset
+from sam3lt_ray.labels.footer import read_keys, read_resume_offset
 from sam3lt_ray.records import ReadRange, Shard, Unit
 from sam3lt_ray.storage.ledger import UnitFile, unit_path
 from sam3lt_ray.storage.store import RunStore
@@ -71,6 +69,7 @@ class MissingUnitReader:
 
         Raises:
             StorageError: The shard cannot be read (after retries); its remaining units stay missing.
+            RunMismatchError: A committed unit that stands before the gap is damaged.
         """
         if work.retries:
             yield from self._read_retries(work)
@@ -115,9 +114,7 @@ class MissingUnitReader:
         """Keys of images that have their row and stand before an index: one that comes again is a repetition."""
         for unit in work.committed:
             if unit.range.end <= before:
-                with self.store.open(unit.path) as file:
-                    keys: list[str] = pq.read_table(file, columns=["key"])["key"].to_pylist()  # type: ignore[assignment]
-                yield from keys
+                yield from read_keys(self.store, unit.path)
 
 
 def _is_known(work: ShardWork, first: int, ranges: Iterable[ReadRange]) -> bool:

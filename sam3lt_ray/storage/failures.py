@@ -174,6 +174,8 @@ def _describe_answer(error: BaseException, place: str, storage: StorageSettings)
         return InputError, _denied(place, code, storage)
     if code == "InvalidBucketName":
         return InputError, f"{place} does not name a valid bucket. Expected s3://bucket/path."
+    if code in ("KeyTooLongError", "KeyTooLong"):
+        return InputError, f"{place} has a key that is too long for S3, which takes 1,024 bytes. Use a shorter one."
     if code in ("NoSuchKey", "404") or status == 404:
         return InputError, _nothing_there(place)
     if status == 501 or code == "NotImplemented":
@@ -263,6 +265,8 @@ def _describe_system(error: BaseException, place: str) -> _Described:
             return InputError, f"{place} is on a file system that is mounted read-only. Use another place."
         if error.errno == errno.ENAMETOOLONG:
             return InputError, f"{place} has a name that is too long for its file system. Use a shorter path."
+        if error.errno == errno.ELOOP:
+            return InputError, f"{place} is a link that leads back to itself. Correct the link."
         name = errno.errorcode.get(error.errno, str(error.errno))
         return StorageError, f"Using {place} failed: {os.strerror(error.errno)} ({name})."
     return StorageError, f"Using {place} failed ({type(error).__name__})."

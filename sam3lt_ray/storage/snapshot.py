@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from sam3lt_ray.config.schema import OnChanged
 from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.records import LooseFile, Shard
+from sam3lt_ray.storage.damage import is_damage
 from sam3lt_ray.storage.ledger import shard_directory
 from sam3lt_ray.storage.store import RunStore
 
@@ -25,7 +27,7 @@ _FIELDS: Final[list[pa.Field[Any]]] = [
     pa.field("uri", pa.string(), nullable=False),
     pa.field("size_bytes", pa.int64()),
     pa.field("version", pa.string()),
-    pa.field("members", pa.list_(pa.struct([pa.field("key", pa.string()), pa.field("uri", pa.string())]))),
+    pa.field("members", pa.list_(pa.struct([pa.field(name, pa.string()) for name in ("key", "uri", "version")]))),
     pa.field("edition", pa.string()),  # null for the content that the run first saw, and in snapshots of 0.1.0
 ]
 
@@ -34,27 +36,49 @@ _MAX_NAMED = 5
 
 
 def read_snapshot(store: RunStore) -> list[Shard]:
-    """The shards of the run so far; empty for a run that has none yet."""
+    """The shards of the run so far; empty for a run that has none yet.
+
+    Raises:
+        RunMismatchError: The snapshot is damaged.
+    """
     try:
         data = store.read(SNAPSHOT_PATH)
     except FileNotFoundError:
         return []
-    shards: list[Shard] = []
+    with _naming_damage(store):
+        return list(_decode(data))
+
+
+def _decode(data: bytes) -> Iterator[Shard]:
     # Column by column and some rows at a time: a million rows as dictionaries are half a gigabyte.
     for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches():
         present = set(batch.schema.names)  # snapshots of 0.1.0 have no editions
         columns = (batch.column(name).to_pylist() if name in present else repeat(None) for name in _SCHEMA.names)
         for _, name, uri, size_bytes, version, members, edition in zip(range(batch.num_rows), *columns, strict=False):
-            files = tuple(LooseFile(member["key"], member["uri"]) for member in members)
-            shards.append(Shard(name, uri, size_bytes, version, files, edition or ""))
-    return shards
+            files = tuple(LooseFile(member["key"], member["uri"], member.get("version")) for member in members)
+            yield Shard(name, uri, size_bytes, version, files, edition or "")
+
+
+@contextmanager
+def _naming_damage(store: RunStore) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        raise RunMismatchError(
+            f"{store.location(SNAPSHOT_PATH)} is not a readable Parquet file ({error}). It says which labels belong to "
+            "which content, so no start can go without it: put a copy of it back, or label into a new run directory."
+        ) from error
 
 
 def write_snapshot(store: RunStore, shards: Sequence[Shard]) -> None:
     """Replace the snapshot; shards only ever join it, so a reader of the old one misses nothing it had."""
-    members = ([{"key": file.key, "uri": file.uri} for file in shard.members] for shard in shards)
+    members = (
+        [{"key": file.key, "uri": file.uri, "version": file.version} for file in shard.members] for shard in shards
+    )
     columns = [
-        pa.array((getattr(shard, field.name) or None for shard in shards), field.type)
+        pa.array((None if (value := getattr(shard, field.name)) == "" else value for shard in shards), field.type)
         if field.name != "members"
         else pa.array(members, field.type)
         for field in _FIELDS
@@ -67,7 +91,7 @@ def write_snapshot(store: RunStore, shards: Sequence[Shard]) -> None:
 def read_editions(store: RunStore) -> dict[str, str]:
     """For shards whose content changed since the run first saw them: their first directory -> their present one."""
     try:
-        with store.open(SNAPSHOT_PATH) as file:
+        with store.open(SNAPSHOT_PATH) as file, _naming_damage(store):
             changed = pq.read_table(file, columns=["name", "edition"], schema=_SCHEMA)
     except FileNotFoundError:
         return {}
@@ -95,12 +119,14 @@ class MergedSnapshot:
         changed: Those whose content is another one than before, with the edition that tells them apart.
         vanished: Names of known shards that the input no longer holds. Their labels stay; what they lack can no longer
             be made.
+        vanished_images: Keys of loose files that the input no longer names, in groups that vanished and in others.
     """
 
     shards: list[Shard]
     new: list[Shard]
     changed: list[Shard]
     vanished: list[str]
+    vanished_images: list[str] = field(default_factory=list)
 
 
 def merge_snapshot(known: Sequence[Shard], listed: Sequence[Shard], on_changed: OnChanged = "refuse") -> MergedSnapshot:
@@ -116,16 +142,19 @@ def merge_snapshot(known: Sequence[Shard], listed: Sequence[Shard], on_changed: 
     """
     listed_by_name = {shard.name: shard for shard in listed}
     shards, changed, vanished, descriptions = [], [], [], []
+    vanished_images: list[str] = []
     for before in known:
         now = listed_by_name.pop(before.name, None)
         if now is None:
             vanished.append(before.name)
+            vanished_images += [member.key for member in before.members]
             shards.append(before)
         elif _has_changed(before, now):
             descriptions.append(_describe_change(before, now))
             changed.append(replace(now, edition=_edition(now)))
             shards.append(changed[-1])
         else:
+            vanished_images += [member.key for member in now.members if member.is_gone]
             shards.append(replace(now, edition=before.edition) if before.edition else now)
     if changed and on_changed == "refuse":
         more = f" (and {len(changed) - _MAX_NAMED} more)" if len(changed) > _MAX_NAMED else ""
@@ -136,7 +165,7 @@ def merge_snapshot(known: Sequence[Shard], listed: Sequence[Shard], on_changed: 
             + ". Put the old files back, or replace the labels of these shards with --changed relabel."
         )
     new = list(listed_by_name.values())
-    return MergedSnapshot([*shards, *new], new, changed, vanished)
+    return MergedSnapshot([*shards, *new], new, changed, vanished, vanished_images)
 
 
 def _edition(shard: Shard) -> str:
@@ -146,12 +175,27 @@ def _edition(shard: Shard) -> str:
 
 
 def _has_changed(before: Shard, now: Shard) -> bool:
+    # Earlier snapshots keep 0 bytes as null. Where a size became known, the version tells whether something changed.
+    sizes = before.size_bytes or 0, now.size_bytes or 0
     keys_before, keys_now = ([member.key for member in shard.members] for shard in (before, now))
-    return (before.size_bytes, before.version, keys_before) != (now.size_bytes, now.version, keys_now)
+    return sizes[0] != sizes[1] or before.version != now.version or keys_before != keys_now
 
 
 def _describe_change(before: Shard, now: Shard) -> str:
+    versions = {member.key: member.version for member in now.members if member.uri}  # a repeated key has none
+    changed = [
+        member.key
+        for member in before.members
+        if member.version is not None and member.key in versions and member.version != versions[member.key]
+    ]
+    gone = [member.key for member in before.members if member.uri and member.key not in versions]
+    parts = [
+        f"{what}: {', '.join(keys[:_MAX_NAMED])}{', ...' if len(keys) > _MAX_NAMED else ''}"
+        for what, keys in (("changed", changed), ("gone", gone))
+        if keys
+    ]
+    in_detail = f" ({'; '.join(parts)})" if parts else ""
     return (
         f"{before.name} was {before.size_bytes} bytes (version {before.version}) "
-        f"and is {now.size_bytes} bytes (version {now.version})"
+        f"and is {now.size_bytes} bytes (version {now.version}){in_detail}"
     )

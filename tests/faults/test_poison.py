@@ -50,6 +50,7 @@ def test_poisoned_images_and_shards(tmp_path: Path, cluster: RunningCluster, fau
         ("broken.tar", 11): "truncated_shard",
         ("payload.tar", 11): "corrupt",
     }
+    assert [index for name, index in rows if name == "broken.tar"] == list(range(20))  # those behind it, too
     assert "did not fit into memory" in rows["hog.tar", 9]["error_message"]
     assert list(run.store.list("attempts")) == []
     fault_row(

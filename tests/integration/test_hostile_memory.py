@@ -35,6 +35,13 @@ JOBS: dict[str, tuple[Callable[[Path], Any], list[str | None], float]] = {
         12 * 49 + 40,
     ),
     "webdataset:pax.tar": (lambda path: hostile.write_pax_flood(path, 20), ["truncated_shard"], 40),
+    "webdataset:claim.tar": (
+        lambda path: path.write_bytes(hostile.tar_header("a.jpg", 50 * 2**30) + bytes(1000)),
+        ["too_large", "truncated_shard"],
+        20,
+    ),
+    "webdataset:names.tar": (lambda path: hostile.write_long_names(path, 12), ["unsupported", None] * 6, 60),
+    "parquet:path.parquet": (lambda path: hostile.write_repeated_path(path, 4 * MB, 60), ["unsupported"] * 60, 60),
     "parquet:zeros.parquet": (lambda path: hostile.write_parquet_of_zeros(path, 300 * MB), ["corrupt"], 40),
     # Two units of 128 MB are always held: the one that is built and the one that is used.
     "parquet:value.parquet": (lambda path: hostile.write_repeated_value(path, 8 * MB, 100), [None] * 100, 400),

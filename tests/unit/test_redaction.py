@@ -39,6 +39,20 @@ def test_the_environments_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    "written",
+    ["ab/cd+ef=gh ü%", "ab%2Fcd%2Bef%3Dgh%20%C3%BC%25", "ab%2fcd%2bef%3dgh%20%c3%bc%25", "ab/cd%2Bef=gh%20ü%25"],
+)
+def test_secrets_in_urls(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "ab/cd+ef=gh ü%")
+    assert without_credentials(f"GET /x?y={written}&z=%2F") == "GET /x?y=***&z=%2F"
+
+
+def test_a_signed_url_inside_another_url() -> None:
+    inner = "https%3A%2F%2Fb.example%2Fk%3FX-Amz-Signature%3Dabc"
+    assert without_credentials(f"GET /?url={inner}&a=1") == f"GET /?url={inner[:-3]}***&a=1"
+
+
+@pytest.mark.parametrize(
     ("uri", "carries"),
     [
         ("s3://bucket/prefix/", False),

@@ -18,7 +18,8 @@ from sam3lt_ray.exports import row_files
 from sam3lt_ray.exports.compact import MANIFEST_PATH, CompactSummary, compact_run
 from sam3lt_ray.labels.reading import LabeledImage, RunReader
 from sam3lt_ray.labels.schema import LABEL_SCHEMA, META_LABELS, META_SCHEMA_VERSION
-from sam3lt_ray.records import Shard
+from sam3lt_ray.records import Shard, UnitRange
+from sam3lt_ray.storage.ledger import unit_path
 from sam3lt_ray.storage.local_store import LocalStore
 from sam3lt_ray.storage.snapshot import write_snapshot
 from sam3lt_ray.storage.store import RunStore, open_store
@@ -185,6 +186,21 @@ def test_a_file_that_was_damaged_since_is_noticed(run: RunStore, tmp_path: Path)
     second.write_bytes(first.read_bytes())
     with pytest.raises(RunMismatchError, match=r"repeats image 0 of a\.tar"):
         compact_run(RunReader(run), target_in(out), max_rows=6, max_mb=None)
+
+
+def test_files_of_one_shard_in_the_directory_of_another_are_noticed(run: RunStore, tmp_path: Path) -> None:
+    stray = unit_path("000", "a.tar", UnitRange(0, 4, is_last=False))
+    run.replace(unit_path("000", "c/d.tar", UnitRange(0, 4, is_last=False)), run.read(stray))
+    with pytest.raises(RunMismatchError, match=r"a\.tar stand in the directory c_d\.tar-.* mixed up"):
+        compact_run(RunReader(run), target_in(tmp_path / "out"))
+
+
+def test_a_shard_whose_content_changed_is_compacted_from_its_present_directory(tmp_path: Path) -> None:
+    store = make_run(tmp_path / "run", images_of("a.tar", 3), LABELS)
+    data = store.read(unit_path("000", "a.tar", UnitRange(0, 3, is_last=True)))
+    store.create(unit_path("000", "a.tar", UnitRange(0, 3, is_last=True), "0123abcd"), data)
+    write_snapshot(store, [Shard("a.tar", "/data/a.tar", edition="0123abcd")])
+    assert compact_run(RunReader(store), target_in(tmp_path / "out")).rows == 3
 
 
 def test_a_run_without_images_is_a_file_without_rows(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -26,17 +28,58 @@ def test_new_files_form_further_groups() -> None:
     assert [group.name for group in groups] == ["group-000000", "group-000001", "group-000002", "group-000003"]
 
 
-def test_vanished_files_keep_their_place_but_change_the_version() -> None:
+def test_vanished_files_keep_their_place_and_change_nothing() -> None:
     known = form_groups(files("a", "b", "c"), (), 3, "/d")
     (group,) = form_groups(files("a", "c"), known, 3, "/d")
-    assert group.members == known[0].members
+    assert (group.version, group.size_bytes) == (known[0].version, known[0].size_bytes)
+    assert [(member.key, member.version, member.is_gone) for member in group.members] == [
+        ("a", "1", False),
+        ("b", "1", True),
+        ("c", "1", False),
+    ]
+    assert form_groups(files("a", "b", "c"), [group], 3, "/d") == known  # it came back
+
+
+def test_a_link_to_nothing_is_gone() -> None:
+    known = form_groups(files("a", "b"), (), 2, "/d")
+    (group,) = form_groups([*files("a"), GroupCandidate("b", "/d/b")], known, 2, "/d")
+    assert [member.is_gone for member in group.members] == [False, True]
+
+
+def test_a_group_without_any_file_left_is_none() -> None:
+    known = form_groups(files("a", "b", "c"), (), 2, "/d")
+    groups = form_groups(files("c", "d"), known, 2, "/d")
+    assert [(group.name, keys_of([group])[0]) for group in groups] == [("group-000001", ["c"]), ("group-000002", ["d"])]
+
+
+def test_where_another_file_has_changed_vanished_ones_leave_the_group() -> None:
+    known = form_groups(files("a", "b", "c"), (), 3, "/d")
+    (group,) = form_groups(files("a") + files("c", version="2"), known, 3, "/d")
+    assert keys_of([group]) == [["a", "c"]]
     assert group.version != known[0].version
+    old = [replace(known[0], members=tuple(replace(member, version=None) for member in known[0].members))]
+    assert keys_of(form_groups(files("a", "c"), old, 3, "/d")) == [["a", "c"]]  # who knows whether c changed
+    assert form_groups(files("a", "b", "c"), old, 3, "/d") == known
+
+
+def test_rows_that_vanish_from_a_manifest() -> None:
+    rows = [GroupCandidate(key, f"/d/{key}") for key in ("a", "b", "a", "c")]
+    known = form_groups(rows, (), 4, "/m.csv")
+    (group,) = form_groups([rows[0], rows[3]], known, 4, "/m.csv")
+    assert [(member.key, member.is_gone) for member in group.members] == [
+        ("a", False),
+        ("b", True),
+        ("a", False),
+        ("c", False),
+    ]
+    assert group.members[2].uri == REPEATED_KEY_URI
+    assert form_groups(rows[1:2], known, 4, "/m.csv")[0].version is None
 
 
 def test_changed_file_changes_the_version() -> None:
     (before,) = form_groups(files("a", "b"), (), 2, "/d")
     (after,) = form_groups(files("a") + files("b", version="2"), [before], 2, "/d")
-    assert before.members == after.members
+    assert keys_of([before]) == keys_of([after])
     assert before.version != after.version
 
 

@@ -60,6 +60,13 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
     assert [shard.name for shard in list_at(tmp_path / "data")] == ["linked/b.tar", "train/a.tar"]
 
 
+def test_a_link_to_itself_is_listed_and_told_when_it_is_read(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (group,) = list_at(tmp_path, "folder")
+    assert [(member.key, member.version is None) for member in group.members] == [("a.png", False), ("loop.png", True)]
+
+
 @pytest.mark.parametrize(
     ("names", "input_format", "message"),
     [
@@ -149,3 +156,11 @@ def test_single_image_is_a_folder_of_one(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     (group,) = list_at(tmp_path / "a.jpg", "folder")
     assert [member.key for member in group.members] == ["a.jpg"]
+
+
+def test_columns_are_looked_at_in_the_first_parquet_file_that_can_be_read(tmp_path: Path) -> None:
+    touch(tmp_path, "a.parquet")
+    pq.write_table(pa.table({"image": [b"1"], "other": [b"1"]}), tmp_path / "b.parquet")
+    assert len(list_at(tmp_path, "parquet", image_column="image")) == 2
+    with pytest.raises(InputError, match=r"The column 'img' \(input.image_column\) of .*b\.parquet does not exist"):
+        list_at(tmp_path, "parquet", image_column="img")

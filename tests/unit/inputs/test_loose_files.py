@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
 
@@ -90,6 +91,42 @@ def test_rejected_credentials_are_no_verdict_on_a_file(tmp_path: Path, monkeypat
         read_all(group, FOLDER)
     error.response = {"Error": {"Code": "AccessDenied"}}  # type: ignore[attr-defined]
     assert [image.error_kind for image in images_of(read_all(group, FOLDER))] == ["unreadable"]
+
+
+def test_names_that_no_file_can_have_are_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranged_file, "RETRY_DELAYS_S", (3_600.0,))  # nothing is tried again
+    (tmp_path / "ok.png").write_bytes(b"x")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    names = ["n" * 300 + ".png", "loop.png", "ok.png"]
+    members = tuple(LooseFile(name, str(tmp_path / name)) for name in names)
+    images = images_of(read_all(Shard("g", str(tmp_path), members=members), FOLDER))
+    assert [image.error_kind for image in images] == ["unreadable", "unreadable", None]
+    sentences = ["name that is too long", "link that leads back to itself"]
+    for image, sentence in zip(images, sentences, strict=False):
+        assert sentence in str(image.error_message)
+
+
+@pytest.mark.parametrize(
+    ("code", "number"), [("KeyTooLongError", errno.ENAMETOOLONG), ("InvalidURI", errno.EINVAL), ("InternalError", 5)]
+)
+def test_keys_that_s3_cannot_have_are_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, number: int
+) -> None:
+    from fsspec.implementations.local import LocalFileSystem
+
+    group = make_group(tmp_path, {"a.jpg": b"x"})
+    error = OSError(number, "as s3fs says it")
+    error.response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 400}}  # type: ignore[attr-defined]
+
+    def fail(filesystem: object, path: str, **options: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", fail)
+    if code == "InternalError":
+        with pytest.raises(StorageError, match="InternalError"):
+            read_all(group, FOLDER)
+    else:
+        assert [image.error_kind for image in images_of(read_all(group, FOLDER))] == ["unreadable"]
 
 
 def test_few_files_are_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,38 @@ def test_key_column_with_repetitions(tmp_path: Path, keys: list[Any]) -> None:
     assert_same_from_every_unit(shard, named, units)
 
 
+def test_keys_that_are_no_utf8(tmp_path: Path) -> None:
+    odd = pa.array([b"a.png", b"\xff.png", b"\xff.png", b"b.png"]).view(pa.string())
+    named = settings_for("parquet", key_column="key", images_per_unit=1)
+    contents = pa.array([b"1", b"2", b"3", b"4"])
+    expected = [("a.png", None), ("\\xff.png", None), ("\\xff.png", "duplicate_key"), ("b.png", None)]
+    shard = write_parquet(tmp_path, {"image": contents, "key": odd})
+    in_struct = pa.StructArray.from_arrays([contents, odd], ["bytes", "path"])
+    hugging_face = write_parquet(tmp_path, {"image": in_struct}, name="hf.parquet")
+    in_dictionary = write_parquet(tmp_path, {"image": contents, "key": odd.dictionary_encode()}, name="d.parquet")
+    for read, how in ((shard, named), (hugging_face, PARQUET), (in_dictionary, named)):
+        units = read_all(read, how)
+        assert [(image.key, image.error_kind) for image in images_of(units)] == expected
+        assert_same_from_every_unit(read, how, units)
+
+
+def test_keys_that_are_too_long_are_shortened(tmp_path: Path) -> None:
+    keys = ["é" * 2_048, "é" * 2_048 + "x", "é" * 2_049, "é" * 2_048]
+    shard = write_parquet(tmp_path, {"image": [b"1", b"2", b"3", b"4"], "key": keys})
+    named = settings_for("parquet", key_column="key", images_per_unit=1)
+    units = read_all(shard, named)
+    images = images_of(units)
+    assert [(image.key, image.error_kind) for image in images] == [
+        ("é" * 2_048, None),
+        ("é" * 100 + "... (row 1)", "unsupported"),
+        ("é" * 100 + "... (row 2)", "unsupported"),
+        ("é" * 2_048, "duplicate_key"),
+    ]
+    assert "more than 4,096 bytes" in str(images[1].error_message)
+    assert len(str(images[3].error_message)) < 200
+    assert_same_from_every_unit(shard, named, units)
+
+
 def test_empty_and_too_large_rows(tmp_path: Path) -> None:
     shard = write_parquet(tmp_path, {"image": [b"", None, bytes(2**20 + 1), b"x"]})
     images = images_of(read_all(shard, settings_for("parquet", max_image_mb=1)))
@@ -119,6 +151,34 @@ def test_unreadable_footer(tmp_path: Path, content: bytes) -> None:
     assert [image.error_kind for image in unit.images] == ["truncated_shard"]
     assert unit.shard_error is not None
     assert "footer" in unit.shard_error
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"label": [1, 2]}, "has no column that holds images"),
+        ({"left": [b"1"], "right": [b"2"]}, "Several columns"),
+        ({"image": [b"1"], "other": ["x"]}, "The column 'key' (input.key_column)"),
+    ],
+)
+def test_a_file_without_the_columns_is_one_row(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    (unit,) = read_all(write_parquet(tmp_path, columns), settings_for("parquet", key_column="key"))
+    assert [image.error_kind for image in unit.images] == ["truncated_shard"]
+    assert message in str(unit.images[0].error_message)
+    assert unit.shard_error == unit.images[0].error_message
+
+
+def test_a_column_name_that_is_no_utf8_is_one_row(tmp_path: Path) -> None:
+    whole = write_parquet(tmp_path, {"image": [b"1"], "colname": [1]})
+    content = (
+        Path(whole.uri)
+        .read_bytes()
+        .replace(b"colname", b"\xff\xfelname")
+        .replace(b"ARROW:schema", b"ARROW:nothing"[:12])
+    )
+    shard = make_shard(tmp_path, content, "odd.parquet")
+    assert [image.error_kind for image in images_of(read_all(shard, PARQUET))] == ["truncated_shard"]
+    assert read_schema(shard.uri, LOCAL) is None
 
 
 def test_cut_off_file(tmp_path: Path) -> None:

@@ -97,6 +97,13 @@ def test_base_256_sizes_and_pax_sizes(tmp_path: Path) -> None:
     assert [data for _, data in read(tmp_path, archive + END)] == [b"a" * 600, b"b" * 700]
 
 
+@pytest.mark.parametrize("size", ["²", "9" * 5_000, "-1", "1_0", ""])
+def test_pax_sizes_that_are_no_sizes_are_passed_over(tmp_path: Path, size: str) -> None:
+    record = _record(b"size=" + size.encode())
+    archive = bytes(header(b"x", len(record), b"x")) + padded(record) + FILE + END
+    assert [data for _, data in read(tmp_path, archive)] == [b"abc"]
+
+
 def test_old_headers(tmp_path: Path) -> None:
     v7_directory = bytes(header(b"dir/", 0, b"\0", magic=b""))
     v7_file = bytes(header(b"v7.jpg", 3, b"\0", magic=b"")) + padded(b"abc")

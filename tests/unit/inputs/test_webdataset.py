@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import tarfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sam3lt_ray.inputs import forward_reader, ranged_file
 from sam3lt_ray.inputs.ranged_file import RangedFile
 from sam3lt_ray.inputs.reading import read_units
 from sam3lt_ray.inputs.webdataset import split_member_name
-from sam3lt_ray.records import ReadRange, Unit
+from sam3lt_ray.records import ReadRange, Shard, Unit
 from tests.unit.inputs.shard_files import (
     LOCAL,
     assert_same_from_every_unit,
@@ -103,6 +104,38 @@ def test_repetition_is_found_when_reading_from_the_middle(tmp_path: Path) -> Non
     assert_same_from_every_unit(shard, small, units)
 
 
+def test_names_that_are_too_long(tmp_path: Path) -> None:
+    long = "d.r/" + "n" * 5_000
+    members = [("a.jpg", b"1"), (f"a.{'x' * 5_000}", b""), ("a.txt", b"2")]
+    members += [(f"{long}.jpg", b"3"), (f"{long}.txt", b""), (f"{long}.seg.png", b"4"), ("b.jpg", b"5")]
+    shard = make_shard(tmp_path, make_tar([*members, (f"{long}.jpg", b"6")]))
+    one = settings_for(images_per_unit=1)
+    units = read_all(shard, one)
+    first, *odd, second, last = images_of(units)
+    assert (first.key, first.data, first.side_files) == ("a.jpg", b"1", ("a.txt",))
+    assert (second.key, second.data) == ("b.jpg", b"5")
+    for image, extension in zip([*odd, last], ["jpg", "png", "jpg"], strict=True):
+        assert re.fullmatch(rf"d_r_n+_\d+\.{extension}", image.key)
+        assert (image.data, image.error_kind) == (b"", "unsupported")
+        assert "more than 4,096 bytes" in str(image.error_message)
+    assert len({image.key for image in images_of(units)}) == 5
+    assert_same_from_every_unit(shard, one, units)
+
+
+def test_side_files_are_named_up_to_a_number_of_characters(tmp_path: Path) -> None:
+    names = [f"a.{number:04}{'x' * 3_000}" for number in range(100)]
+    (unit,) = read_all(make_shard(tmp_path, make_tar([*((name, b"") for name in names), ("a.jpg", b"1")])))
+    assert unit.images[0].side_files == tuple(names[:44])
+
+
+def test_long_names_are_shortened_in_messages(tmp_path: Path) -> None:
+    key = "k" * 4_000
+    members = [(f"{key}.jpg", b"1"), (f"{key}.png", b"2"), ("b.jpg", b"3"), (f"{key}.jpg", b"4")]
+    (unit,) = read_all(make_shard(tmp_path, make_tar(members)))
+    assert [image.error_kind for image in unit.images] == ["unsupported", None, "duplicate_key"]
+    assert all(len(image.error_message or "") < 500 for image in unit.images)
+
+
 def test_too_large_members_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard = make_shard(tmp_path, make_tar([("big.jpg", bytes(3 * 2**20)), ("small.jpg", b"x")]))
     monkeypatch.setattr(forward_reader, "BLOCK_BYTES", 4096)
@@ -177,12 +210,103 @@ def test_cut_between_members(tmp_path: Path) -> None:
     ]
 
 
-def test_damaged_header_in_the_middle(tmp_path: Path) -> None:
-    archive = bytearray(make_tar([("a.jpg", b"x"), ("b.jpg", b"y"), ("c.jpg", b"z")]))
-    archive[1024 + 10] ^= 0xFF
-    units = read_all(make_shard(tmp_path, bytes(archive)), settings_for(images_per_unit=1))
-    assert [image.error_kind for image in images_of(units)] == [None, "truncated_shard"]
-    assert [unit.shard_error is not None for unit in units] == [False, True]
+ONE = settings_for(images_per_unit=1)
+
+
+def _rows(shard: Shard) -> list[tuple[str, bytes]]:
+    """Keys and contents, and that they are the same from every unit on."""
+    units = read_all(shard, ONE)
+    assert_same_from_every_unit(shard, ONE, units)
+    assert units[-1].shard_error is None
+    broken = [image for image in images_of(units) if image.error_kind is not None]
+    assert all(image.error_kind == "truncated_shard" and "is missing" in str(image.error_message) for image in broken)
+    return [(image.key, image.data) for image in images_of(units)]
+
+
+@pytest.mark.parametrize("place", [10, 150, 130, 258, 156], ids=["name", "checksum", "size", "magic", "type"])
+def test_a_broken_header_loses_its_member_and_no_other(tmp_path: Path, place: int) -> None:
+    nested = make_tar([("inner.jpg", b"i")])
+    archive = bytearray(make_tar([("a.jpg", b"x"), ("b.jpg", b"y" * 700), ("c.jpg", b"z"), ("d.tar", nested)]))
+    archive[1024 + place] ^= 0xFF
+    found = _rows(make_shard(tmp_path, bytes(archive)))
+    assert found == [("a.jpg", b"x"), ("(bytes 1024 to 2560)", b""), ("c.jpg", b"z")]
+
+
+def test_a_size_that_still_can_be_read_is_believed_where_the_archive_goes_on_there(tmp_path: Path) -> None:
+    nested = make_tar([("inner.jpg", b"i")])
+    archive = bytearray(make_tar([("a.tar", nested), ("b.jpg", b"1")]))
+    archive[0] ^= 0xFF
+    assert _rows(make_shard(tmp_path, bytes(archive))) == [(f"(bytes 0 to {512 + len(nested)})", b""), ("b.jpg", b"1")]
+
+
+def test_a_hole_of_zeros_or_rubbish_over_several_members(tmp_path: Path) -> None:
+    members = [(f"{number}.jpg", bytes([65 + number]) * 600) for number in range(6)]
+    for filler in (b"\0", b"#"):
+        archive = bytearray(make_tar(members))
+        archive[1536 + 700 : 1536 * 4 - 100] = filler * (1536 * 3 - 800)
+        found = _rows(make_shard(tmp_path, bytes(archive)))
+        assert [key for key, _ in found] == ["0.jpg", "1.jpg", "(bytes 3072 to 6144)", "4.jpg", "5.jpg"]
+        assert found[3:] == members[4:]
+
+
+def test_archives_that_were_joined_are_read_on(tmp_path: Path) -> None:
+    first, second = make_tar([("a.jpg", b"1")]), make_tar([("b.jpg", b"2"), ("a.jpg", b"3")])
+    units = read_all(make_shard(tmp_path, first + second), ONE)
+    assert [image.error_kind for image in images_of(units)] == [None, "truncated_shard", None, "duplicate_key"]
+    assert "archives that were joined" in str(images_of(units)[1].error_message)
+    assert_same_from_every_unit(make_shard(tmp_path, first + second), ONE, units)
+
+
+@pytest.mark.parametrize(("place", "value"), [(0, 0xFF), (600, 0xFF)], ids=["its header", "its content"])
+def test_a_member_whose_long_name_is_broken_is_not_read_under_a_short_one(
+    tmp_path: Path, place: int, value: int
+) -> None:
+    long = "n" * 300 + ".jpg"
+    archive = bytearray(make_tar([("a.jpg", b"1"), (long, b"2"), ("c.jpg", b"3")]))
+    archive[1024 + place] ^= value
+    if place >= 512:
+        archive[1024 + 512] ^= value  # the length of its first record
+    assert [key for key, _ in _rows(make_shard(tmp_path, bytes(archive)))] == [
+        "a.jpg",
+        "(bytes 1024 to 3072)",
+        "c.jpg",
+    ]
+
+
+def test_several_broken_places(tmp_path: Path) -> None:
+    archive = bytearray(make_tar([(f"{number}.jpg", b"x" * 20) for number in range(9)]))
+    for number in (0, 3, 4, 8):
+        archive[number * 1024 + 5] ^= 0xFF
+    keys = [key for key, _ in _rows(make_shard(tmp_path, bytes(archive)))]
+    assert [key for key in keys if key.startswith("(")] == [
+        "(bytes 0 to 1024)",
+        "(bytes 3072 to 5120)",
+        "(bytes 8192 to 9216)",
+    ]
+    assert [key for key in keys if not key.startswith("(")] == [f"{number}.jpg" for number in (1, 2, 5, 6, 7)]
+
+
+def test_nothing_is_searched_in_a_file_that_is_no_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_reader, "BLOCK_BYTES", 4096)
+    shard = make_shard(tmp_path, b"PK zip" * 100_000 + make_tar([("a.jpg", b"1")]))
+    lengths = count_reads(monkeypatch)
+    (unit,) = read_all(shard)
+    assert [image.error_kind for image in unit.images] == ["truncated_shard"]
+    assert sum(lengths) == 4096
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rubbish_anywhere_is_read_the_same_from_every_unit(tmp_path: Path, seed: int) -> None:
+    source = random.Random(seed)
+    members = [(f"{number}.{'jpg' if number % 3 else 'tar'}", make_tar(samples(1))) for number in range(8)]
+    members[source.randrange(8)] = ("n" * 200 + ".jpg", b"long")
+    archive = bytearray(make_tar(members, source.choice([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])))
+    for _ in range(source.randrange(1, 4)):
+        first, length = source.randrange(len(archive)), source.randrange(1, 3_000)
+        archive[first : first + length] = source.choice([bytes, source.randbytes])(len(archive[first : first + length]))
+    shard = make_shard(tmp_path, bytes(archive))
+    units = read_all(shard, ONE)
+    assert_same_from_every_unit(shard, ONE, units)
 
 
 def test_file_that_is_no_tar(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sam3lt_ray.errors import InputError, RunMismatchError
 from sam3lt_ray.labels.counting import summarize
+from sam3lt_ray.labels.footer import read_counts, read_keys, read_resume_offset
 from sam3lt_ray.labels.reading import LabeledImage, RunReader
 from sam3lt_ray.labels.rows import Provenance, encode_unit_file
 from sam3lt_ray.labels.schema import LABEL_SCHEMA
@@ -121,6 +125,48 @@ def test_a_damaged_unit_is_named(tmp_path: Path) -> None:
     path = unit_path("000", "shard-1.tar", UnitRange(0, 1, True))
     store.replace(path, b"PAR1 and then nothing")
     with pytest.raises(RunMismatchError, match=r"0000000000-0000001\.last\.parquet is not a readable Parquet"):
+        list(RunReader(store).iter_images())
+
+
+def _damaged(data: bytes, how: str) -> bytes:
+    if how == "page":  # the footer is whole, what it speaks of is not
+        return data[:60] + b"\xa5" * 40 + data[100:]
+    return {"cut": data[: len(data) // 2], "empty": b"", "other": b"PAR1 and then nothing"}[how]
+
+
+@pytest.mark.parametrize("how", ["page", "cut", "empty", "other"])
+def test_every_reader_names_a_damaged_unit(tmp_path: Path, how: str) -> None:
+    store = make_run(tmp_path, _images(), [CAT, DOG])
+    path = RunReader(store).unit_files()[0].path
+    store.replace(path, _damaged(store.read(path), how))
+    readers: list[Callable[[], object]] = [lambda: list(RunReader(store).iter_images())]
+    if how != "page":
+        readers += [lambda: list(read_counts(store, [path])), lambda: read_resume_offset(store, path)]
+        readers += [lambda: read_keys(store, path)]
+    for read in readers:
+        with pytest.raises(RunMismatchError, match=rf"{path} is not a readable Parquet .* Delete it and run"):
+            read()
+
+
+def test_a_file_that_says_nothing_of_itself_is_named(tmp_path: Path) -> None:
+    store = make_run(tmp_path, _images(), [CAT, DOG])
+    path = RunReader(store).unit_files()[0].path
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"key": ["a"]}), sink)
+    store.replace(path, sink.getvalue())
+    for read in (lambda: list(read_counts(store, [path])), lambda: read_resume_offset(store, path)):
+        with pytest.raises(RunMismatchError, match="Delete it and run"):
+            read()
+
+
+def test_storage_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_run(tmp_path, _images(), [CAT, DOG])
+
+    def fail(*arguments: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(pq, "ParquetFile", fail)
+    with pytest.raises(OSError, match="Input/output error"):
         list(RunReader(store).iter_images())
 
 

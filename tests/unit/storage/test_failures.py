@@ -95,6 +95,7 @@ def test_no_answer(error: Exception, kind: type[Exception], sentence: str) -> No
         (errno.ENOTDIR, InputError, "a part of this path is a file"),
         (errno.EROFS, InputError, "mounted read-only"),
         (errno.ENAMETOOLONG, InputError, "too long"),
+        (errno.ELOOP, InputError, "leads back to itself"),
         (errno.ENOSPC, StorageError, "The disk is full"),
         (errno.EDQUOT, StorageError, "quota"),
         (errno.EIO, StorageError, r"Input/output error \(EIO\)"),

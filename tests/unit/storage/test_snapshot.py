@@ -6,6 +6,7 @@ import dataclasses
 import io
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -29,6 +30,16 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read_snapshot(store) == []
     write_snapshot(store, SHARDS)
     assert read_snapshot(store) == SHARDS
+
+
+def test_an_empty_shard_is_the_same_at_the_next_start(tmp_path: Path) -> None:
+    store, empty = open_store(str(tmp_path), StorageSettings()), Shard("e.tar", "s3://b/e.tar", 0, "etag-e")
+    write_snapshot(store, [empty])
+    assert read_snapshot(store) == [empty]
+    # Snapshots of 0.1.0 have null there.
+    assert merge_snapshot([dataclasses.replace(empty, size_bytes=None)], [empty]).shards == [empty]
+    with pytest.raises(RunMismatchError, match=r"e\.tar was 0 bytes \(version etag-e\) and is 7 bytes"):
+        merge_snapshot([empty], [Shard("e.tar", "s3://b/e.tar", 7, "etag-7")])
 
 
 def test_new_and_vanished_shards_are_told_apart() -> None:
@@ -72,12 +83,55 @@ def test_group_with_other_members_is_refused() -> None:
         merge_snapshot(SHARDS, [SHARDS[0], other])
 
 
+def _group(**versions: str | None) -> Shard:
+    members = tuple(LooseFile(key, f"/d/{key}", version) for key, version in versions.items())
+    return Shard("group-000000", "/d", 9, "-".join(str(version) for version in versions.values()), members)
+
+
+def test_images_that_are_gone_from_a_group_are_told() -> None:
+    before = _group(a="1", b="1", c="1")
+    gone = dataclasses.replace(before.members[1], is_gone=True)
+    now = dataclasses.replace(before, members=(before.members[0], gone, before.members[2]))
+    merged = merge_snapshot([before], [now])
+    assert (merged.changed, merged.vanished, merged.vanished_images) == ([], [], ["b"])
+    merged = merge_snapshot([before], [SHARDS[0]])
+    assert (merged.vanished, merged.vanished_images) == (["group-000000"], ["a", "b", "c"])
+
+
+def test_changed_images_of_a_group_are_named() -> None:
+    before = _group(a="1", b="1", c="1", d="1")
+    with pytest.raises(RunMismatchError, match=r"\(changed: c; gone: b\)\. Put the old"):
+        merge_snapshot([before], [_group(a="1", c="2", d="1")])
+
+
+def test_versions_of_images_are_kept(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), StorageSettings())
+    write_snapshot(store, [_group(a="1", b=None)])
+    assert read_snapshot(store) == [_group(a="1", b=None)]
+
+
 def test_a_snapshot_of_the_first_version_has_no_editions(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), StorageSettings())
     write_snapshot(store, SHARDS)
-    old = pq.read_table(io.BytesIO(store.read(SNAPSHOT_PATH))).drop_columns(["edition"])
+    table = pq.read_table(io.BytesIO(store.read(SNAPSHOT_PATH)))
+    members = pa.list_(pa.struct([("key", pa.string()), ("uri", pa.string())]))  # and no versions of them
+    position = table.schema.get_field_index("members")
+    old = table.drop_columns(["edition"]).set_column(
+        position, "members", pa.array(table["members"].to_pylist(), members)
+    )
     sink = io.BytesIO()
     pq.write_table(old, sink)
     store.replace(SNAPSHOT_PATH, sink.getvalue())
     assert read_snapshot(store) == SHARDS
     assert read_editions(store) == {}
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_damaged_snapshot_is_named(tmp_path: Path, kept: float) -> None:
+    store = open_store(str(tmp_path), StorageSettings())
+    write_snapshot(store, SHARDS)
+    data = store.read(SNAPSHOT_PATH)
+    store.replace(SNAPSHOT_PATH, data[: int(len(data) * kept)])
+    for read in (read_snapshot, read_editions):
+        with pytest.raises(RunMismatchError, match=r"shards\.parquet is not a readable Parquet file"):
+            read(store)
