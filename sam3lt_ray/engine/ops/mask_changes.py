@@ -25,26 +25,34 @@ class MaskChanges:
 
     def __init__(self, make_dense: Callable[[], torch.Tensor], threshold: float, capacity: int) -> None:
         self._make_dense, self._threshold, self._capacity = make_dense, threshold, capacity
-        self._ends, self._positions = self._launch()
+        self._ends, self._positions = self._launch(capacity)
+
+    def lacks_room(self) -> bool:
+        """Waits until the changes are counted; whether there are more than there was room for."""
+        return bool(self._ends.wait()[-1] > self._capacity)
+
+    def make_room(self) -> None:
+        """Has them found again where room was lacking, now with enough of it."""
+        if self.lacks_room():
+            capacity = int(self._ends.wait()[-1])
+            self._ends, self._positions = self._launch(capacity)
+            self._capacity = capacity
 
     def wait(self) -> list[npt.NDArray[np.int32]]:
         """For each mask the rising positions ``x * height + y`` of pixels unlike the one before them."""
-        ends = self._ends.wait()
-        if ends[-1] > self._capacity:
-            self._capacity = int(ends[-1])
-            self._ends, self._positions = self._launch()
-        positions = self._positions.wait()
+        self.make_room()
+        ends, positions = self._ends.wait(), self._positions.wait()
         return [positions[first:last] for first, last in pairwise([0, *ends.tolist()])]
 
-    def _launch(self) -> tuple[HostCopy, HostCopy]:
+    def _launch(self, capacity: int) -> tuple[HostCopy, HostCopy]:
         dense = self._make_dense()
         if has_triton(dense.device):
             from sam3lt_ray.engine.kernels.mask_changes import find_changes
 
-            ends, positions = find_changes(dense, self._threshold, self._capacity)
+            ends, positions = find_changes(dense, self._threshold, capacity)
         else:
             ends, positions = find_changes_plainly(dense, self._threshold)
-            self._capacity = len(positions)
+            self._capacity = len(positions)  # as many as there are
         return to_host(ends), to_host(positions)
 
 
