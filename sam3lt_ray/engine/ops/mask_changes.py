@@ -59,9 +59,14 @@ class MaskChanges:
 def find_changes_plainly(dense: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
     """What the kernel computes, without its limit: see :mod:`sam3lt_ray.engine.kernels.mask_changes`."""
     num_masks, height, width = dense.shape
-    # One background pixel in front: then every run, also a first one of foreground, begins with a change.
-    by_column = torch.zeros((num_masks, 1 + width * height), dtype=torch.bool, device=dense.device)
-    torch.unflatten(by_column[:, 1:], 1, (width, height)).copy_((dense > threshold).transpose(1, 2))
-    changes = (by_column[:, 1:] != by_column[:, :-1]).nonzero()
-    ends = torch.searchsorted(changes[:, 0].contiguous(), torch.arange(num_masks, device=dense.device), right=True)
-    return ends, changes[:, 1].to(torch.int32)
+    # Compared as the pixels lie, and only the few changes are put in the order of columns: on a CPU a third of the time
+    # of turning a large mask round.
+    mask = dense > threshold
+    changed = torch.empty_like(mask)
+    torch.ne(mask[:, 1:], mask[:, :-1], out=changed[:, 1:])
+    torch.ne(mask[:, 0, 1:], mask[:, -1, :-1], out=changed[:, 0, 1:])
+    changed[:, 0, 0] = mask[:, 0, 0]  # in front of the first pixel is background
+    number, y, x = changed.nonzero().unbind(1)
+    positions = ((number * width + x) * height + y).sort().values
+    ends = torch.searchsorted(positions, (height * width) * torch.arange(1, num_masks + 1, device=dense.device))
+    return ends, (positions % (height * width)).to(torch.int32)
