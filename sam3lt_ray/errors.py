@@ -99,6 +99,10 @@ class RunError(Sam3ltError):
     """The run failed; exit code 1."""
 
 
+class DeviceError(RunError):
+    """The device works no more in this process (a CUDA error that stays), whatever is asked of it."""
+
+
 class RetryableRunError(RunError):
     """The run stopped before its end and starting it again continues it; exit code 75."""
 

@@ -85,6 +85,7 @@ class Labeler:
 
         Raises:
             ImageError: The image cannot be used; says why.
+            DeviceError: The GPU works no more in this process, and this labeler neither; start anew in a new process.
         """
         if isinstance(image, np.ndarray):
             return self._images.label_decoded(image)

@@ -16,15 +16,11 @@ from sam3lt_ray.errors import ImageError
 from sam3lt_ray.images.decode import decode_rgb
 from sam3lt_ray.inputs.reading import read_units
 from sam3lt_ray.records import ReadRange, Shard
+from tests.peak_memory import PeakMemory
 
 MAX_PIXELS = InputSettings.model_fields["max_pixels"].default
 # So that a file which does succeed takes this process down and not the machine.
 _ADDRESS_SPACE_BYTES = 12 * 2**30
-
-
-def _status_mb(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _outcome(kind: str, path: str) -> tuple[list[str | None], str]:
@@ -50,11 +46,9 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
     for job in sys.argv[1:]:
         kind, _, path = job.partition(":")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before_mb = _status_mb("VmRSS")
+        memory = PeakMemory()
         kinds, message = _outcome(kind, path)
-        grown_mb = _status_mb("VmHWM") - before_mb
-        print(json.dumps({"kinds": kinds, "message": message, "grown_mb": round(grown_mb, 1)}), flush=True)
+        print(json.dumps({"kinds": kinds, "message": message, "grown_mb": memory.grown_mb()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.engine.checkpoint import Checkpoint
+from sam3lt_ray.errors import DeviceError
 from sam3lt_ray.masks.rle import encode_mask
 from sam3lt_ray.records import Detection, EnginePart, ImageDetections
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 KILLER_RED = 250  # an image whose top left pixel is this red kills the process that labels it
 HANGER_RED = 240  # ... and one that is this red hangs it
 GLUTTON_RED = 220  # ... and one that is this red really fills memory, until somebody kills the process or 6 GB are full
+BREAKER_RED = 210  # ... and one that is this red breaks the device for good
 HOG_RED = 230  # ... and one that is this red asks for more memory than the process may have (RLIMIT_AS)
 
 
@@ -148,7 +150,16 @@ def load_after_deaths(
 
 
 class PoisonedEngine(StandInEngine):
-    """Dies, hangs or asks for too much memory at certain images."""
+    """Dies, hangs, breaks its device or asks for too much memory at certain images."""
+
+    is_broken = False
+
+    def submit(
+        self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]
+    ) -> list[ImageDetections]:
+        if self.is_broken:
+            raise DeviceError("Device cuda:0 failed: CUDA error: an illegal memory access was encountered")
+        return super().submit(pixels, sizes_hw)
 
     def _one(self, image: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> ImageDetections:
         red = int(image[0, 0, 0])
@@ -156,6 +167,9 @@ class PoisonedEngine(StandInEngine):
             os.abort()
         if abs(red - HANGER_RED) <= 2:
             time.sleep(3600)
+        if abs(red - BREAKER_RED) <= 2:
+            self.is_broken = True
+            return self.submit([image], [size_hw])[0]
         if abs(red - HOG_RED) <= 2:
             _ask_for_too_much()
         if abs(red - GLUTTON_RED) <= 2:

@@ -84,7 +84,7 @@ class Product:
         return {
             "precision": self._segmenter.precision,
             "images_per_batch": self._segmenter.images_per_batch,
-            "prompts_per_batch": self._segmenter.prompts_per_batch,
+            "prompts_per_batch": self._segmenter.at_once.prompts,
             "extrapolated_from": None,
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ class BusyTime:
         self._on_cuda = device.type == "cuda"
         self._open: deque[tuple[EnginePart, torch.cuda.Event, torch.cuda.Event]] = deque()
         self._seconds: dict[EnginePart, float] = dict.fromkeys(get_args(EnginePart), 0.0)
+        self._lock = threading.Lock()
 
     @contextmanager
     def section(self, part: EnginePart) -> Iterator[None]:
@@ -40,12 +42,19 @@ class BusyTime:
         begin.record()
         yield
         end.record()
-        self._open.append((part, begin, end))
+        with self._lock:
+            self._open.append((part, begin, end))
+            self._add_up()  # or marks would pile up where nobody asks for seconds
 
     @property
     def seconds(self) -> Mapping[EnginePart, float]:
         """Seconds of all sections that have ended so far, by part."""
+        with self._lock:
+            self._add_up()
+            return dict(self._seconds)
+
+    def _add_up(self) -> None:
+        """Counts what has ended; waits for nothing."""
         while self._open and self._open[0][2].query():
             part, begin, end = self._open.popleft()
             self._seconds[part] += begin.elapsed_time(end) / 1000
-        return dict(self._seconds)

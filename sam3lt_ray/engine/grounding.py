@@ -37,6 +37,10 @@ class GroundedPairs:
 class Grounding:
     """The DETR part of the model with the vocabulary folded in.
 
+    Attributes:
+        num_queries: Candidates per pair.
+        num_heads: Of the attention to words.
+
     Args:
         model: The transformers model.
         text: The vocabulary.
@@ -53,6 +57,7 @@ class Grounding:
         self._decoder = DetrDecoder(model.detr_decoder, text, grid_hw, placement)
         self._scoring = Scoring(model.dot_product_scoring, text, placement)
         self.num_queries = self._decoder.num_queries
+        self.num_heads = self._encoder.layers[0].text.num_heads
 
     def start(self, tokens: torch.Tensor) -> torch.Tensor:
         """What is the same for every prompt: once per image. [B, N, C] to [B, N, C]."""

@@ -71,7 +71,12 @@ class ImageBatch:
         pixels: B images, each uint8 [S, S, 3].
         sizes_hw: Size of each image in pixels.
         device: Where the model is.
+
+    Attributes:
+        failure: What went wrong with these images while others were submitted; None: nothing.
     """
+
+    failure: Exception | None = None
 
     def __init__(
         self,
@@ -142,6 +147,27 @@ class ImageBatch:
         """Lets the encoded images go, once all pairs are grounded and settled; what was found stays."""
         self._encoded = None
         self._image_parts = _ImageParts({}, [])
+
+    def drop(self) -> None:
+        """Lets everything go: nobody will ask for results any more."""
+        self.release()
+        self._chunks.clear()
+        self._encodings.clear()
+
+    def fail(self, error: Exception) -> None:
+        """Keeps what went wrong for whoever collects these images, and nothing else."""
+        self.failure = error
+        self.drop()
+
+    def lacks_room(self) -> bool:
+        """Waits for the masks; whether some have more run lengths than there was room for: see :meth:`make_room`."""
+        return any(encoding.lacks_room() for _, encoding in self._encodings)
+
+    def make_room(self) -> None:
+        """Asks for those masks again; may be called again when that does not fit into the memory."""
+        for _, encoding in self._encodings:
+            with self._busy.section("runs"):
+                encoding.make_room()
 
     def results(self) -> list[ImageDetections]:
         """Everything that was found, image by image, once all chunks are settled."""
@@ -248,3 +274,16 @@ class _ImageParts:
         behind = {image: len(self.rows) + row for image, row in other.rows.items()}
         both = [torch.cat(parts) for parts in zip(self.by_stage, other.by_stage, strict=True)]
         return _ImageParts({**self.rows, **behind}, both)
+
+
+def check_images(pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]], image_size: int) -> None:
+    """Raises ValueError for images that are not uint8 [image_size, image_size, 3], or have no size of their own."""
+    if len(pixels) != len(sizes_hw):
+        raise ValueError(f"{len(pixels)} images but {len(sizes_hw)} sizes")
+    expected = (image_size, image_size, 3)
+    for index, image in enumerate(pixels):
+        if image.shape != expected or image.dtype != np.uint8:
+            raise ValueError(f"image {index} is {image.dtype}{list(image.shape)}; expected uint8{list(expected)}")
+    for index, (height, width) in enumerate(sizes_hw):
+        if height < 1 or width < 1:
+            raise ValueError(f"size of image {index} is {height} x {width}")

@@ -58,20 +58,18 @@ class PromptAttentions:
     """
 
     def __init__(self, layers: Sequence[PromptAttention]) -> None:
-        self._layers = tuple(layers)
-        if self._layers:
-            self._keys, self._key_bias, self._values = (
-                torch.stack([getattr(layer, name) for layer in self._layers], dim=1)
-                for name in ("keys", "key_bias", "values")
-            )
+        # The layers themselves are let go: stacked they are there a second time, 320 MB with 1000 prompts.
+        self._num_heads = layers[0].num_heads if layers else 0
+        self._parts = tuple(
+            torch.stack([getattr(layer, name) for layer in layers], dim=1)
+            for name in ("keys", "key_bias", "values")
+            if layers
+        )
 
     def select(self, prompts: torch.Tensor) -> list[PromptAttention]:
         """Each layer for the prompts of n pairs, int [n]."""
-        if not self._layers:
-            return []
-        parts = (part[prompts].unbind(1) for part in (self._keys, self._key_bias, self._values))
-        heads = self._layers[0].num_heads
-        return [PromptAttention(keys, bias, values, heads) for keys, bias, values in zip(*parts, strict=True)]
+        parts = (part[prompts].unbind(1) for part in self._parts)
+        return [PromptAttention(keys, bias, values, self._num_heads) for keys, bias, values in zip(*parts, strict=True)]
 
 
 def fold_prompts(attention: Any, text: TextFeatures, placement: Placement) -> PromptAttention:

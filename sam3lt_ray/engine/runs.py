@@ -23,7 +23,10 @@ from sam3lt_ray.records import Rle
 # Pixels held at image size at a time; of a larger image one mask is held.
 _MOST_PIXELS_CPU: Final = 1 << 22
 _MOST_PIXELS_CUDA: Final = 1 << 26
-_EXPECTED_CHANGES: Final = 8192  # per mask; a smooth outline crosses some thousand columns twice
+# Room for a mask's changes, where they are found without asking how many there are: every column may cross so many
+# outlines. That is 384 kB for a mask 12000 pixels wide; one with more is computed a second time.
+_CHANGES_PER_COLUMN: Final = 8
+_FEW_CHANGES: Final = 2048  # of narrow images, whose columns are long
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,28 @@ class MaskEncoding:
             most_pixels = _MOST_PIXELS_CUDA if logits.is_cuda else _MOST_PIXELS_CPU
         masks_at_once = max(1, most_pixels // (size_hw[0] * size_hw[1]))
         self._pieces = [
-            MaskChanges(partial(_probabilities, some, size_hw), threshold, len(some) * _EXPECTED_CHANGES)
+            MaskChanges(partial(_probabilities, some, size_hw), threshold, len(some) * _expected_changes(size_hw))
             for some in torch.split(logits, masks_at_once)
             if len(some)
         ]
 
+    def lacks_room(self) -> bool:
+        """Waits until the device has counted; whether masks have more changes than there was room for."""
+        return any(piece.lacks_room() for piece in self._pieces)
+
+    def make_room(self) -> None:
+        """Asks the device for those masks again, which :meth:`wait` would do otherwise."""
+        for piece in self._pieces:
+            piece.make_room()
+
     def wait(self) -> list[EncodedMask]:
         """One entry per mask, in order."""
         return [_from_changes(changes, self._size_hw) for piece in self._pieces for changes in piece.wait()]
+
+
+def _expected_changes(size_hw: tuple[int, int]) -> int:
+    height, width = size_hw
+    return min(height * width, _CHANGES_PER_COLUMN * width + _FEW_CHANGES)
 
 
 def _probabilities(logits: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:

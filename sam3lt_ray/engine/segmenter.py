@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,21 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sam3lt_ray.engine.at_once import AtOnce
 from sam3lt_ray.engine.busy_time import BusyTime
 from sam3lt_ray.engine.checkpoint import Checkpoint
 from sam3lt_ray.engine.devices import Placement, choose_batches, choose_placement
+from sam3lt_ray.engine.failures import failing_clearly, let_go
 from sam3lt_ray.engine.grounding import Grounding
-from sam3lt_ray.engine.image_batch import ImageBatch, ModelParts
+from sam3lt_ray.engine.image_batch import ImageBatch, ModelParts, check_images
 from sam3lt_ray.engine.loading import load_model
 from sam3lt_ray.engine.mask_head import MaskHead
-from sam3lt_ray.engine.text_bank import encode_prompts
+from sam3lt_ray.engine.ops.dispatch import uses_kernels
+from sam3lt_ray.engine.ops.word_attention import most_words
+from sam3lt_ray.engine.text_bank import encode_prompts, warn_of_long_prompts
 from sam3lt_ray.engine.tokenizer import PromptTokenizer
 from sam3lt_ray.engine.vision import VisionEncoder
 from sam3lt_ray.engine.warm_up import warm_up
 from sam3lt_ray.errors import UsageError
 from sam3lt_ray.records import EnginePart, ImageDetections
-
-logger = logging.getLogger(__name__)
 
 # Chunks that are being computed while the host looks at the one before. The last ones of a batch are looked at when the
 # next batch has begun: a small last chunk alone would be over before the host has asked for anything else.
@@ -73,9 +74,7 @@ class Segmenter:
         image_size: Side of the square images it takes, in pixels.
         num_prompts: Size of the vocabulary.
         num_queries: The most instances it can find per image and prompt.
-        images_per_batch: As settled on.
-        prompts_per_batch: As settled on; halved where the device's memory turns out to be too small for it.
-        memory_halvings: How often that has happened.
+        at_once: Batch sizes as settled on, halved where the device's memory turns out to be too small for them.
     """
 
     def __init__(
@@ -92,9 +91,8 @@ class Segmenter:
         self.image_size = image_size
         self.num_prompts = parts.num_prompts
         self.num_queries = parts.grounding.num_queries
-        self.images_per_batch, self.prompts_per_batch = images_per_batch, prompts_per_batch
-        self.memory_halvings = 0
-        self._masks_at_once = _MASKS_AT_ONCE_CUDA if placement.device.type == "cuda" else _MASKS_AT_ONCE_CPU
+        masks = _MASKS_AT_ONCE_CUDA if placement.device.type == "cuda" else _MASKS_AT_ONCE_CPU
+        self.at_once = AtOnce(self.device, images=images_per_batch, prompts=prompts_per_batch, masks=masks)
         self._last_batch: ImageBatch | None = None
         self._busy = BusyTime(placement.device)
         self._lock = threading.Lock()
@@ -132,6 +130,8 @@ class Segmenter:
             images_per_batch=settings.images_per_batch,
             prompts_per_batch=settings.prompts_per_batch,
         )
+        if uses_kernels(placement.device, placement.dtype):
+            warn_of_long_prompts(prompts, text, most_words(grounding.num_heads))
         parts = ModelParts(vision, grounding, mask_head, len(prompts), settings.score_floor, settings.mask_threshold)
         if placement.device.type == "cuda":
             with torch.inference_mode():
@@ -155,6 +155,16 @@ class Segmenter:
         return self._placement.precision
 
     @property
+    def images_per_batch(self) -> int:
+        """Images that are best submitted together."""
+        return self.at_once.images
+
+    @property
+    def memory_halvings(self) -> int:
+        """How often the device's memory was too small for a batch."""
+        return self.at_once.halvings
+
+    @property
     def part_seconds(self) -> Mapping[EnginePart, float]:
         """Seconds the device has worked so far, on what has been done, by part."""
         return self._busy.seconds
@@ -174,6 +184,8 @@ class Segmenter:
 
         Raises:
             ValueError: Wrong shape or dtype, or a different number of images and sizes.
+            DeviceError: The device failed, and with it everything that this process could still ask of it.
+            torch.OutOfMemoryError: An image does not fit into the device's memory, even alone.
         """
         return self.collect(self.submit(pixels, sizes_hw))
 
@@ -182,92 +194,100 @@ class Segmenter:
 
         One call at a time; further threads wait. Arguments and errors are those of :meth:`segment`.
         """
-        self._check(pixels, sizes_hw)
-        with self._lock, torch.inference_mode():
-            some = [
-                slice(start, start + self.images_per_batch) for start in range(0, len(pixels), self.images_per_batch)
-            ]
+        check_images(pixels, sizes_hw, self.image_size)
+        begun: list[ImageBatch] = []
+        first = 0
+        with failing_clearly(self.device), self._lock, torch.inference_mode():
             try:
-                return Submission(tuple(self._start_batch(pixels[one], sizes_hw[one]) for one in some))
+                while first < len(pixels):
+                    some = slice(first, first + self.at_once.images)
+                    batch = self._encode(pixels[some], sizes_hw[some])
+                    if batch is None:  # fewer at once, then
+                        continue
+                    begun.append(batch)
+                    self._ground(batch)
+                    first = some.stop
             except BaseException:
-                self._last_batch = None  # the next images must not suffer from what is left of these
+                self._drop(begun)
                 raise
+        return Submission(tuple(begun))
 
     def collect(self, submission: Submission) -> list[ImageDetections]:
-        """Waits for what :meth:`submit` has begun. One entry per image, in order."""
-        for batch in submission.batches:
-            batch.wait()  # without the lock: others may submit meanwhile
-        with self._lock, torch.inference_mode():
-            for batch in submission.batches:
-                self._finish(batch)
-        return [one for batch in submission.batches for one in batch.results()]
+        """Waits for what :meth:`submit` has begun. One entry per image, in order.
 
-    def _start_batch(self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]) -> ImageBatch:
-        batch = ImageBatch(self._parts, self._busy, pixels, sizes_hw, self._placement.device)
-        before, self._last_batch = self._last_batch, batch
+        Raises what went wrong with these images, also where it came up when the next ones were submitted.
+        """
+        batches = submission.batches
+        with failing_clearly(self.device):
+            try:
+                for batch in batches:
+                    batch.wait()  # without the lock: others may submit meanwhile
+                with self._lock, torch.inference_mode():
+                    for batch in batches:
+                        self._finish(batch)
+                for batch in batches:
+                    if batch.lacks_room():  # waits for the device, without the lock
+                        with self._lock, torch.inference_mode():
+                            while not self._fits(batch.make_room, self.at_once.halve_masks):
+                                pass
+                return [one for batch in batches for one in batch.results()]
+            except BaseException:
+                with self._lock:
+                    self._drop(batches)
+                raise
+
+    def _encode(
+        self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]
+    ) -> ImageBatch | None:
+        """None: that many at once do not fit, and fewer are asked for from now on."""
+        made: list[ImageBatch] = []
+
+        def make() -> None:
+            made.append(ImageBatch(self._parts, self._busy, pixels, sizes_hw, self._placement.device))
+
+        return made[0] if self._fits(make, partial(self.at_once.halve_images, len(pixels))) else None
+
+    def _ground(self, batch: ImageBatch) -> None:
         first = 0
         while first < batch.num_pairs:
-            last = min(first + self.prompts_per_batch, batch.num_pairs)
-            if self._fits(partial(batch.ground, first, last), self._halve_prompts):
+            last = min(first + self.at_once.prompts, batch.num_pairs)
+            if self._fits(partial(batch.ground, first, last), partial(self.at_once.halve_prompts, last - first)):
                 first = last
-            if before is not None:  # its last masks are asked for now that the device has something to do meanwhile
-                self._finish(before)
-                before = None
+            self._finish_last()  # its last masks are asked for now that the device has something to do meanwhile
             self._settle(batch, but=_CHUNKS_AHEAD)
-        return batch
+        self._last_batch = batch
+
+    def _finish_last(self) -> bool:
+        """Finishes the batch before, if there is one; what goes wrong there is told to whoever collects it."""
+        batch, self._last_batch = self._last_batch, None
+        if batch is None:
+            return False
+        try:
+            self._finish(batch)
+        except Exception as error:
+            let_go(error)
+            batch.fail(error)
+        return True
 
     def _finish(self, batch: ImageBatch) -> None:
-        self._settle(batch)
-        batch.release()
         if self._last_batch is batch:
             self._last_batch = None
+        if batch.failure is not None:
+            raise batch.failure
+        self._settle(batch)
+        batch.release()
+
+    def _drop(self, batches: Sequence[ImageBatch]) -> None:
+        """The next images must not suffer from what is left of these."""
+        for batch in batches:
+            batch.drop()
+            if self._last_batch is batch:
+                self._last_batch = None
 
     def _settle(self, batch: ImageBatch, but: int = 0) -> None:
         while batch.num_unsettled > but:
-            self._fits(lambda: batch.settle(self._masks_at_once), self._halve_masks)
+            self._fits(lambda: batch.settle(self.at_once.masks), self.at_once.halve_masks)
 
     def _fits(self, work: Callable[[], None], halve: Callable[[], bool]) -> bool:
-        """Whether work was done; when the device's memory is too small, less is to be asked of it, if there is less.
-
-        Raises:
-            torch.OutOfMemoryError: Not even the least fits.
-        """
-        try:
-            work()
-        except torch.OutOfMemoryError:
-            if not halve():
-                raise
-            self.memory_halvings += 1
-            torch.cuda.empty_cache()
-            return False
-        return True
-
-    def _halve_prompts(self) -> bool:
-        if self.prompts_per_batch == 1:
-            return False
-        logger.warning(
-            "The memory of %s is too small for %d prompts at once; going on with %d. Set compute.prompts_per_batch to "
-            "that to begin with it.",
-            self.device,
-            self.prompts_per_batch,
-            self.prompts_per_batch // 2,
-        )
-        self.prompts_per_batch //= 2
-        return True
-
-    def _halve_masks(self) -> bool:
-        if self._masks_at_once == 1:
-            return False
-        self._masks_at_once //= 2
-        return True
-
-    def _check(self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]) -> None:
-        if len(pixels) != len(sizes_hw):
-            raise ValueError(f"{len(pixels)} images but {len(sizes_hw)} sizes")
-        expected = (self.image_size, self.image_size, 3)
-        for index, image in enumerate(pixels):
-            if image.shape != expected or image.dtype != np.uint8:
-                raise ValueError(f"image {index} is {image.dtype}{list(image.shape)}; expected uint8{list(expected)}")
-        for index, (height, width) in enumerate(sizes_hw):
-            if height < 1 or width < 1:
-                raise ValueError(f"size of image {index} is {height} x {width}")
+        """See :meth:`AtOnce.fits`; besides less there is the batch before, which can be finished."""
+        return self.at_once.fits(work, halve, self._finish_last)

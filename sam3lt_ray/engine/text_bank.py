@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,6 +10,8 @@ from typing import Any, Final
 import torch
 
 from sam3lt_ray.engine.tokenizer import PromptTokenizer
+
+logger = logging.getLogger(__name__)
 
 _PROMPTS_AT_ONCE: Final = 128
 
@@ -53,3 +56,26 @@ def encode_prompts(
     if device.type == "cuda":  # few different lengths, so that other vocabularies find the kernels compiled
         length = min(1 << (length - 1).bit_length(), mask.shape[1])
     return TextFeatures(torch.cat(parts)[:, :length].contiguous(), mask[:, :length].bool())
+
+
+def warn_of_long_prompts(prompts: Sequence[str], text: TextFeatures, most_words: int) -> None:
+    """Says which prompts make the whole vocabulary slower: its words are attended in the length of the longest.
+
+    Args:
+        prompts: The vocabulary.
+        text: The same, encoded.
+        most_words: Tokens that the fast way takes.
+    """
+    lengths = text.valid.sum(dim=1).tolist()
+    long = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length > most_words]
+    if long:
+        shown = ", ".join(repr(prompt) for prompt in long[:3])
+        logger.warning(
+            "%d of %d prompts have more than %d tokens (%s%s): attention to words takes a slower way for all prompts. "
+            "Shorter ones would be labeled faster.",
+            len(long),
+            len(prompts),
+            most_words,
+            shown,
+            ", ..." if len(long) > 3 else "",
+        )

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 import ray
 
-from sam3lt_ray.errors import EXIT_RETRY, ImageError, Sam3ltError
+from sam3lt_ray.errors import EXIT_RETRY, DeviceError, ImageError, Sam3ltError
 from sam3lt_ray.labels.rows import Provenance, UnitCounts, build_rows, count_rows, encode_unit_file
 from sam3lt_ray.logs import log_fields, name_run_in_logs
 from sam3lt_ray.pipeline.pass_guard import PassGuard, end_process
@@ -134,6 +134,16 @@ class SegmentActor:
         }
 
     def _label_images(
+        self, unit: Unit, feed: Callable[[], None]
+    ) -> tuple[list[ImageLabels | ImageError], LabelTimings]:
+        try:
+            return self._label_quickly_or_carefully(unit, feed)
+        except DeviceError as error:
+            # As if the image had killed the process: then the careful pass finds it, and its neighbours are labeled.
+            end_process(error.message)
+            raise
+
+    def _label_quickly_or_carefully(
         self, unit: Unit, feed: Callable[[], None]
     ) -> tuple[list[ImageLabels | ImageError], LabelTimings]:
         if not self._job.careful:

@@ -65,7 +65,7 @@ class RunMetrics:
             "part",
             run,
         )
-        self._halvings = _counter("sam3lt_memory_halvings", "Prompt batches halved for want of memory.", None, run)
+        self._halvings = _counter("sam3lt_memory_halvings", "Batches halved for want of memory.", None, run)
         self._bytes_read = _counter(
             "sam3lt_bytes_read", "Compressed bytes of the images of committed units.", None, run
         )

@@ -2,7 +2,8 @@
 
 Images are decoded ahead of the device (``prepare_images.py``), and batches are submitted ahead of those whose results
 are read, so that the device waits neither for a JPEG nor for run lengths. Whatever goes wrong with one image ends as
-that image's error row; nothing that an image contains can cost its neighbours their labels.
+that image's error row; nothing that an image contains can cost its neighbours their labels. Only a device that works no
+more in this process is nobody's error row: whoever runs this must go on in a new process.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, get_args
 
 import numpy as np
 from PIL import Image
 
-from sam3lt_ray.errors import ImageError
+from sam3lt_ray.errors import DeviceError, ImageError
 from sam3lt_ray.masks.suppression import merge_prompt_instances
 from sam3lt_ray.records import EncodedImage, EnginePart, ImageDetections, ImageLabels, Instance, Part, Unit
 from sam3lt_ray.stages.prepare_images import ImagePreparer, Pixels, PreparedImage
@@ -59,11 +60,18 @@ class Engine(Protocol):
 
         Returns:
             What :meth:`collect` wants.
+
+        Raises:
+            DeviceError: The device works no more in this process.
         """
         ...
 
     def collect(self, submission: Any) -> list[ImageDetections]:
-        """Wait for what was submitted; one entry per image, in order."""
+        """Wait for what was submitted; one entry per image, in order.
+
+        Raises:
+            DeviceError: The device works no more in this process.
+        """
         ...
 
 
@@ -142,6 +150,9 @@ class ImageLabeler:
         Args:
             unit: The unit.
             after_batch: Called after each batch, to feed a watchdog.
+
+        Raises:
+            DeviceError: The device works no more in this process; which image it was is unknown.
         """
         start, wait_s = time.perf_counter(), 0.0
         results: list[ImageLabels | ImageError] = []
@@ -172,6 +183,7 @@ class ImageLabeler:
 
         Raises:
             ImageError: The engine could not label it.
+            DeviceError: The device works no more in this process.
         """
         result = self.label_prepared([self._preparer.prepare_decoded(image)])[0]
         if isinstance(result, ImageError):
@@ -188,24 +200,30 @@ class ImageLabeler:
             return _Submitted(batch, None, None)
         try:
             submission = self._engine.submit([item.pixels for item in good], [item.size_hw for item in good])
+        except DeviceError:
+            raise
         except Exception as error:  # whatever the engine meets: see _collect
-            return _Submitted(batch, None, error)
+            return _Submitted(batch, None, _without_frames(error))
         return _Submitted(batch, submission, None)
 
     def _collect(self, submitted: _Submitted) -> list[ImageLabels | ImageError]:
         good = [item for item in submitted.batch if isinstance(item, PreparedImage)]
-        try:
-            if submitted.refusal is not None:
-                raise submitted.refusal
-            found = self._engine.collect(submitted.submission) if good else []
-        except Exception as error:  # whatever the engine meets: find out whose fault it is, one by one
-            if len(good) > 1:
-                alone = iter([self.label_prepared([item])[0] for item in good])
-            else:
-                alone = iter([_engine_failure(error, good[0].size_hw)])
-            return [next(alone) if isinstance(item, PreparedImage) else item for item in submitted.batch]
-        labels = (self._join_prompts(one, item.size_hw) for one, item in zip(found, good, strict=True))
-        return [next(labels) if isinstance(item, PreparedImage) else item for item in submitted.batch]
+        failure, found = submitted.refusal, []
+        if good and failure is None:
+            try:
+                found = self._engine.collect(submitted.submission)
+            except DeviceError:
+                raise
+            except Exception as error:  # whatever the engine meets: find out whose fault it is, one by one
+                failure = _without_frames(error)
+        results: Iterator[ImageLabels | ImageError]
+        if failure is None:
+            results = (self._join_prompts(one, item.size_hw) for one, item in zip(found, good, strict=True))
+        elif len(good) > 1:
+            results = iter([self.label_prepared([item])[0] for item in good])
+        else:
+            results = iter([_engine_failure(failure, good[0].size_hw)])
+        return [next(results) if isinstance(item, PreparedImage) else item for item in submitted.batch]
 
     def timings(self, start: float, wait_s: float = 0.0) -> LabelTimings:
         """What was done since the last timings.
@@ -250,6 +268,12 @@ class ImageLabeler:
 
     def _merge(self, instances: Sequence[Instance]) -> Sequence[Instance]:
         return merge_prompt_instances(instances, self._merge_iou) if instances else ()
+
+
+def _without_frames(error: Exception) -> Exception:
+    """What the frames hold that it came through, a batch on the device, must be free before anything is tried again."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _engine_failure(error: Exception, size_hw: tuple[int, int]) -> ImageError:

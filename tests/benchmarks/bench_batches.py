@@ -81,7 +81,7 @@ def main() -> None:
             images = [photos[index % len(photos)] for index in range(num_images)]
             for at_once in image_counts:
                 for pairs in pair_counts:
-                    segmenter.images_per_batch, segmenter.prompts_per_batch = at_once, pairs
+                    segmenter.at_once.images, segmenter.at_once.prompts = at_once, pairs
                     figure = measure(labeler, segmenter, images)
                     memory = [f"{figure[key]:.1f}" if on_gpu else "" for key in ("tensors_gb", "held_gb")]
                     rows.append([str(num_prompts), str(at_once), str(pairs), figure["text"], *memory])

@@ -56,7 +56,7 @@ def compilations() -> Iterator[list[str]]:
 
 
 def test_nothing_is_compiled_after_the_first_load() -> None:
-    """Neither for other image sizes, nor other numbers of images, nor other vocabularies."""
+    """Neither for other image sizes, nor other numbers of images, nor other vocabularies with prompts as long."""
     checkpoint = resolve_checkpoint("demo")
     settings = EngineSettings(device="cuda", precision="bf16", images_per_batch=4, score_floor=0.05)
     words = ["red circle", "star", "blue square", "ring", "green cross", "heart", "pink shape"]
@@ -67,6 +67,20 @@ def test_nothing_is_compiled_after_the_first_load() -> None:
             segmenter = Segmenter.load(checkpoint, words[:count], settings)
             for images, size_hw in ((1, (31, 47)), (4, (640, 480)), (9, (1, 900)), (16, (333, 500))):
                 segmenter.segment([image] * images, [size_hw] * images)
+    assert later == []
+
+
+@pytest.mark.parametrize("words", [["a small red circle"], ["star", "the ring " * 5]])
+def test_longer_prompts_are_compiled_for_when_they_are_loaded(words: list[str]) -> None:
+    """The number of tokens is that of a vocabulary, up to 8 and up to 16 here: labeling with it compiles nothing."""
+    checkpoint = resolve_checkpoint("demo")
+    settings = EngineSettings(device="cuda", precision="bf16", images_per_batch=4, score_floor=0.05)
+    segmenter = Segmenter.load(checkpoint, words, settings)
+    image = smooth_image(checkpoint.image_size, 0)
+    with compilations() as later:
+        for images, size_hw in ((1, (31, 47)), (4, (640, 480)), (9, (1, 900)), (16, (333, 500))):
+            segmenter.segment([image] * images, [size_hw] * images)
+        Segmenter.load(checkpoint, [*words, "heart"], settings).segment([image], [(31, 47)])
     assert later == []
 
 

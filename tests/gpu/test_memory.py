@@ -42,7 +42,7 @@ def test_less_is_asked_for_when_memory_is_short(caplog: pytest.LogCaptureFixture
     with caplog.at_level(logging.WARNING, logger="sam3lt_ray"):
         greedy = label(768)
     assert greedy.memory_halvings > 0
-    assert greedy.prompts_per_batch < 768
+    assert greedy.at_once.prompts < 768
     assert "compute.prompts_per_batch" in caplog.text
     assert label(16).memory_halvings == 0
     assert len(found) == 2

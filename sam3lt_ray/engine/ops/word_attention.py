@@ -15,6 +15,11 @@ _MOST_COLUMNS: Final = 128  # words x heads that a kernel holds beside a tile of
 _MOST_WIDTH: Final = 256
 
 
+def most_words(num_heads: int) -> int:
+    """Tokens that the longest prompt of a vocabulary may have where a kernel is to do this."""
+    return _MOST_COLUMNS // num_heads
+
+
 def attend_words(
     x: torch.Tensor,
     delta: torch.Tensor | None,
@@ -37,7 +42,9 @@ def attend_words(
         With y = x + delta: (y + words(before(y)), after(the same)), each [n, N, C].
     """
     width, columns = words.keys.shape[-2:]
-    kernels_fit = columns <= _MOST_COLUMNS and width <= _MOST_WIDTH and is_power_of_two(width, 16)
+    kernels_fit = (
+        columns <= most_words(words.num_heads) * words.num_heads and width <= _MOST_WIDTH and is_power_of_two(width, 16)
+    )
     if uses_kernels(x.device, x.dtype) and kernels_fit and is_power_of_two(words.num_heads):
         from sam3lt_ray.engine.kernels import word_attention
 

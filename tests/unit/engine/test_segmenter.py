@@ -213,7 +213,7 @@ def test_too_many_prompts_for_the_memory_are_halved_once_and_for_all(
     for found, expected in zip(segmenter.segment(images, sizes), s0.segmenter.segment(images, sizes), strict=True):
         np.testing.assert_allclose(found.presence, expected.presence, atol=1e-4)
         assert len(found.detections) == len(expected.detections) > 0
-    assert (segmenter.prompts_per_batch, segmenter.memory_halvings) == (2, 2)
+    assert (segmenter.at_once.prompts, segmenter.memory_halvings) == (2, 2)
     assert memory.asked[:3] == [8, 4, 2]
     assert caplog.text.count("compute.prompts_per_batch") == 2
     segmenter.segment(images, sizes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +24,7 @@ from sam3lt_ray.engine.mask_head import MaskHead
 from sam3lt_ray.engine.ops.token_attention import BASE_2
 from sam3lt_ray.engine.pairs import Pairs, make_pairs
 from sam3lt_ray.engine.patches import PatchEmbedding
-from sam3lt_ray.engine.prompt_attention import fold_prompts
+from sam3lt_ray.engine.prompt_attention import PromptAttentions, fold_prompts
 from sam3lt_ray.engine.scoring import Scoring
 from sam3lt_ray.engine.text_bank import TextFeatures, encode_prompts
 from sam3lt_ray.engine.tokenizer import PromptTokenizer
@@ -217,3 +219,18 @@ def test_windows_that_do_not_tile_the_image_are_refused(parts: Parts) -> None:
     module.config = config
     with pytest.raises(CheckpointError, match=r"windows of 3 patches, which do not tile its 8 x 8 patches"):
         VisionEncoder(module, parts.checkpoint, PLACEMENT)
+
+
+def test_layers_that_are_stacked_are_not_kept_twice(parts: Parts) -> None:
+    layers = [fold_prompts(one.text_cross_attn, parts.text, PLACEMENT) for one in parts.model.detr_decoder.layers[1:]]
+    queries = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    prompts = torch.tensor([4, 1])
+    expected = [layer.select(prompts)(queries) for layer in layers]
+    stacked = PromptAttentions(layers)
+    watched = [weakref.ref(getattr(layer, name)) for layer in layers for name in ("keys", "key_bias", "values")]
+    del layers
+    gc.collect()
+    assert [reference() for reference in watched] == [None] * len(watched)
+    for layer, values in zip(stacked.select(prompts), expected, strict=True):
+        assert torch.equal(layer(queries), values)
+    assert PromptAttentions([]).select(prompts) == []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sam3lt_ray.config.schema import StorageSettings
@@ -19,34 +21,50 @@ from sam3lt_ray.pipeline.actors import CommitTask, LabelJob, SegmentActor, Watch
 from sam3lt_ray.pipeline.pass_guard import PassGuard
 from sam3lt_ray.pipeline.pass_marker import marked_pass
 from sam3lt_ray.records import EncodedImage, Unit, UnitRange
+from sam3lt_ray.stages.careful import MAX_DEATHS
+from sam3lt_ray.stages.label import Engine
 from sam3lt_ray.stages.unit_table import unit_to_table
 from sam3lt_ray.storage.local_store import LocalStore
 from sam3lt_ray.vocabulary.labels import Label, Vocabulary
-from tests.standin import StandInEngine, plain_image
+from tests.standin import BREAKER_RED, PoisonedEngine, StandInEngine, plain_image
 
 VOCABULARY = Vocabulary((Label(1, "cat", ("cat",)), Label(2, "dog", ("dog",))), "test")
 
 
+MakeActor = Callable[..., SegmentActor]
+
+
 @pytest.fixture
-def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmentActor]:
+def make_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeActor]:
     monkeypatch.setattr(actors, "_ASK_EVERY_S", 1e9)  # its dog lives on: it would end this process after the pass
     store = LocalStore(str(tmp_path / "run"), StorageSettings())
     with marked_pass(store) as pass_id:
-        yield SegmentActor(
-            LabelJob(
-                load_engine=lambda: StandInEngine(2, seconds_per_image=0.002),
-                vocabulary=VOCABULARY,
-                provenance=Provenance("f" * 64, {}, ((1, "cat"), (2, "dog"))),
-                store=store,
-                merge_iou=0.7,
-                max_pixels=10_000,
-                decode_threads=2,
-                loose_files=False,
-                careful=False,
-                image_timeout_s=60.0,
-                pass_id=pass_id,
+
+        def make(
+            load_engine: Callable[[], Engine] = lambda: StandInEngine(2, seconds_per_image=0.002), careful: bool = False
+        ) -> SegmentActor:
+            return SegmentActor(
+                LabelJob(
+                    load_engine=load_engine,
+                    vocabulary=VOCABULARY,
+                    provenance=Provenance("f" * 64, {}, ((1, "cat"), (2, "dog"))),
+                    store=store,
+                    merge_iou=0.7,
+                    max_pixels=10_000,
+                    decode_threads=2,
+                    loose_files=False,
+                    careful=careful,
+                    image_timeout_s=60.0,
+                    pass_id=pass_id,
+                )
             )
-        )
+
+        yield make
+
+
+@pytest.fixture
+def actor(make_actor: MakeActor) -> SegmentActor:
+    return make_actor()
 
 
 def unit_table(shard: str, first: int, count: int) -> pa.Table:
@@ -101,6 +119,34 @@ def wait_for(condition: list[str], seconds: float = 10.0) -> None:
     until = time.monotonic() + seconds
     while not condition and time.monotonic() < until:
         time.sleep(0.01)
+
+
+class _Ended(BaseException):
+    """Stands for the end of the process: nothing after it runs."""
+
+
+def test_a_broken_device_ends_the_process_and_only_its_image_is_lost(
+    make_actor: MakeActor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons: list[str] = []
+
+    def end(reason: str) -> None:
+        reasons.append(reason)
+        raise _Ended
+
+    monkeypatch.setattr(actors, "end_process", end)
+    images = [EncodedImage(i, f"{i}.png", plain_image((BREAKER_RED if i == 6 else i, 9, 9))) for i in range(11)]
+    table = unit_to_table(Unit("s.tar", UnitRange(0, 11, is_last=False), tuple(images), path="labels/000/s/0.parquet"))
+    with pytest.raises(_Ended):
+        make_actor(lambda: PoisonedEngine(2))(table)
+    for _ in range(MAX_DEATHS):  # each in a process of its own, with the image before them
+        with pytest.raises(_Ended):
+            make_actor(lambda: PoisonedEngine(2), careful=True)(table)
+    (row,) = make_actor(lambda: PoisonedEngine(2), careful=True)(table).to_pylist()
+    kinds = pq.read_table(io.BytesIO(row["file"]))["error_kind"].to_pylist()
+    assert kinds == ["worker_died" if i == 6 else None for i in range(11)]
+    assert len(reasons) == 1 + MAX_DEATHS
+    assert all("illegal memory access" in reason for reason in reasons)
 
 
 def test_a_unit_that_hangs_is_seen_although_its_neighbour_goes_on(endings: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sam3lt_ray.errors import ImageError
+from sam3lt_ray.errors import DeviceError, ImageError
 from sam3lt_ray.masks.rle import encode_mask
 from sam3lt_ray.records import Detection, EncodedImage, ImageDetections, ImageLabels, Unit, UnitRange
 from sam3lt_ray.stages.label import ImageLabeler
@@ -81,6 +82,58 @@ def test_an_engine_failure_costs_one_image_only(height: int, kind: str) -> None:
     assert [result.kind for result in results if isinstance(result, ImageError)] == [kind]
     assert isinstance(results[2], ImageError)
     assert f"41 x {height}" in results[2].message
+
+
+class _FailingWithMuch(StandInEngine):
+    """Refuses several images at once, with something large in its hands."""
+
+    def __init__(self, num_prompts: int, refuses: str) -> None:
+        super().__init__(num_prompts)
+        self.refuses = refuses
+        self.held: list[weakref.ref[npt.NDArray[np.uint8]]] = []
+        self.alive: list[bool] = []
+
+    def _refuse(self, count: int) -> None:
+        self.alive += [reference() is not None for reference in self.held]
+        if count > 1:
+            large = np.zeros(1000, np.uint8)
+            self.held.append(weakref.ref(large))
+            raise RuntimeError("CUDA out of memory")
+
+    def submit(
+        self, pixels: Sequence[npt.NDArray[np.uint8]], sizes_hw: Sequence[tuple[int, int]]
+    ) -> list[ImageDetections]:
+        if self.refuses == "submit":
+            self._refuse(len(pixels))
+        return super().submit(pixels, sizes_hw)
+
+    def collect(self, submission: list[ImageDetections]) -> list[ImageDetections]:
+        if self.refuses == "collect":
+            self._refuse(len(submission))
+        return super().collect(submission)
+
+
+@pytest.mark.parametrize("refuses", ["submit", "collect"])
+def test_what_a_failure_came_through_is_free_when_images_are_tried_alone(refuses: str) -> None:
+    engine = _FailingWithMuch(3, refuses)
+    images = [EncodedImage(i, f"{i}.png", plain_image((i, i, i))) for i in range(engine.images_per_batch)]
+    results, _ = _labeler(engine).label_unit(_unit(images))
+    assert all(isinstance(result, ImageLabels) for result in results)
+    assert len(engine.alive) == len(images)
+    assert not any(engine.alive)
+
+
+@pytest.mark.parametrize("broken", ["submit", "collect"])
+def test_a_broken_device_is_no_images_error(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> list[ImageDetections]:
+        raise DeviceError("Device cuda:0 failed.")
+
+    monkeypatch.setattr(StandInEngine, broken, fail)
+    images = [EncodedImage(i, f"{i}.png", plain_image((i, i, i))) for i in range(6)]
+    with pytest.raises(DeviceError, match="cuda:0"):
+        _labeler(StandInEngine(3)).label_unit(_unit(images))
+    with pytest.raises(DeviceError, match="cuda:0"):
+        _labeler(StandInEngine(3)).label_decoded(np.zeros((30, 40, 3), np.uint8))
 
 
 def test_decoding_runs_ahead_but_not_far() -> None:
