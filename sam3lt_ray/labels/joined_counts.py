@@ -17,6 +17,7 @@ from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.labels.totals import RunTotals, file_id
 from sam3lt_ray.storage.coverage import Coverage
+from sam3lt_ray.storage.layers import layer_number
 from sam3lt_ray.storage.ledger import UnitFile
 
 _CHUNK: Final = 2_000  # files whose footers are read at a time
@@ -95,7 +96,7 @@ def _errors(reader: RunReader, units: Sequence[UnitFile], known: Mapping[int, Ma
     if len({unit.layer for unit in kinds_of}) <= 1 and not any(unit.num_retries for unit in kinds_of):
         return sum((Counter(kinds) for kinds in kinds_of.values()), Counter())
     by_index: dict[int, str] = {}
-    for unit in sorted(kinds_of, key=lambda unit: int(unit.layer)):
+    for unit in sorted(kinds_of, key=lambda unit: layer_number(unit.layer)):
         for index, kind in failed_rows(reader, unit).items():
             by_index.setdefault(index, kind)
     return Counter(by_index.values())

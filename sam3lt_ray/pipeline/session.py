@@ -28,6 +28,7 @@ from sam3lt_ray.pipeline.worklist import (
 from sam3lt_ray.progress import ProgressListener
 from sam3lt_ray.stages.read import ShardWork
 from sam3lt_ray.storage.coverage import Coverage
+from sam3lt_ray.storage.layers import find_discarded
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.run_directory import fix_precision
 
@@ -99,12 +100,15 @@ class RunSession:
         return self._work_off(work, f"{num_errors:,} error rows were tried again.{rest}", status)
 
     def _present_coverage(self) -> Coverage:
-        """What is committed, without labels of a content that a shard no longer has: no raw reader must meet them."""
+        """What is committed, without labels of a content that a shard no longer has or of a run that was discarded.
+
+        No raw reader must meet them.
+        """
         coverage = self._prepared.coverage()
-        for unit in list(coverage.outdated_units()):
+        outdated = [path for unit in coverage.outdated_units() for path in reversed(unit.paths)]
+        for path in outdated + find_discarded(self._prepared.store, coverage.foreign_paths):
             self._lease.confirm()
-            for path in reversed(unit.paths):
-                self._prepared.store.delete(path)
+            self._prepared.store.delete(path)
         self._books.totals.forget_missing(coverage.all_paths())
         return coverage
 
@@ -128,6 +132,7 @@ class RunSession:
                 parts = self._prepared, self._books, self._lease, self._stop, self._listener, self._options
                 sweeper = Sweeper(*parts, may_grow=may_grow)
                 self._device = sweeper.resources.device
+                self._lease.confirm()
                 fix_precision(self._prepared.store, self._precision(self._device))
                 self._books.begin(work, sweeper.resources.num_actors)
                 leftover: list[ShardWork] = []

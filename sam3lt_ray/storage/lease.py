@@ -115,6 +115,16 @@ class Lease:
         self._renewer: threading.Thread | None = None
 
     @property
+    def holder(self) -> str:
+        """Tells this holder from all others that ever were."""
+        return self._record.holder
+
+    @property
+    def is_first(self) -> bool:
+        """Nobody else, as far as the run directory remembers, has worked in it before."""
+        return self._term == 1
+
+    @property
     def lost(self) -> bool:
         """Somebody else was seen to have taken the run over."""
         return self._lost.is_set()
@@ -276,7 +286,7 @@ def _boot_id() -> str:
 def _pid_namespace() -> str:
     """Which process table this process sees; "" where the system does not tell."""
     with suppress(OSError):
-        return os.readlink("/proc/self/ns/pid")
+        return str(Path("/proc/self/ns/pid").readlink())
     return ""
 
 

@@ -35,9 +35,20 @@ _MAX_NAMED = 5
 
 def read_snapshot(store: RunStore) -> list[Shard]:
     """The shards of the run so far; empty for a run that has none yet."""
+    return decode_snapshot(read_snapshot_file(store))
+
+
+def read_snapshot_file(store: RunStore) -> bytes:
+    """The snapshot as it is stored, to be compared; empty for a run that has none yet."""
     try:
-        data = store.read(SNAPSHOT_PATH)
+        return store.read(SNAPSHOT_PATH)
     except FileNotFoundError:
+        return b""
+
+
+def decode_snapshot(data: bytes) -> list[Shard]:
+    """The shards in a snapshot's file."""
+    if not data:
         return []
     shards: list[Shard] = []
     # Column by column and some rows at a time: a million rows as dictionaries are half a gigabyte.

@@ -102,8 +102,10 @@ def test_a_missing_process_of_the_same_table_is_proof(store: RunStore) -> None:
 
 
 def _can_unshare() -> bool:
+    if shutil.which("unshare") is None:
+        return False
     command = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
-    return shutil.which("unshare") is not None and subprocess.run(command, check=False, capture_output=True).returncode == 0
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 @pytest.mark.skipif(not _can_unshare(), reason="needs root and unshare")
