@@ -33,6 +33,8 @@ from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.run_directory import fix_precision
 
 _MAX_NAMED_SHARDS = 3
+# A start that is interrupted has seconds: a run with more units than these is not listed once more for its summary.
+_MAX_UNITS_LISTED_IN_HASTE = 10_000
 _ADVICE = (
     "What was labeled is kept. Correct the input and label into a new run, or raise errors.max_error_fraction and "
     "start this command again. The commonest causes:"
@@ -65,6 +67,7 @@ class RunSession:
         self._options = options
         self._books = Bookkeeping(prepared, listener, options.limit)
         self._device = "none"
+        self._units_before = 0
 
     def label_missing(self) -> RunSummary:
         """Ask every image what it was not asked."""
@@ -110,6 +113,7 @@ class RunSession:
             self._lease.confirm()
             self._prepared.store.delete(path)
         self._books.totals.forget_missing(coverage.all_paths())
+        self._units_before = coverage.num_units
         return coverage
 
     def _announce(self, coverage: Coverage) -> None:
@@ -200,7 +204,8 @@ class RunSession:
         )
 
     def _finish(self, status: RunStatus, message: str) -> RunSummary:
-        coverage = self._prepared.coverage()
+        is_large = self._units_before + self._books.tally.units > _MAX_UNITS_LISTED_IN_HASTE
+        coverage = None if status == "interrupted" and is_large else self._prepared.coverage()
         self._lease.confirm()
         return summarize(
             self._prepared.store,

@@ -84,16 +84,16 @@ def num_shards(missing: Missing) -> int:
     return len({shard.name for shards in missing.values() for shard, _ in shards})
 
 
-def tally_shards(prepared: PreparedRun, open_before: int, coverage: Coverage) -> ShardTally:
+def tally_shards(prepared: PreparedRun, open_before: int, coverage: Coverage | None) -> ShardTally:
     """What became of the shards.
 
     Args:
         prepared: The run.
         open_before: Shards with something to ask when the start began.
-        coverage: What is committed now.
+        coverage: What is committed now; None: nobody has looked.
     """
     snapshot = prepared.snapshot
-    still_open = num_shards(find_missing(prepared, coverage))
+    still_open = None if coverage is None else num_shards(find_missing(prepared, coverage))
     return ShardTally(
         total=len(snapshot.shards),
         new=len(snapshot.new),

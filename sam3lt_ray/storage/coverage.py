@@ -118,6 +118,11 @@ class Coverage:
         """Committed units of the shard in layers with labels that are wanted, in order."""
         return self._wanted_units(shard_directory(shard.name, shard.edition))
 
+    @property
+    def num_units(self) -> int:
+        """Committed units of all layers, in whatever edition."""
+        return sum(ledger.num_units for ledger in self._ledgers.values())
+
     def num_images(self, shard: Shard) -> int:
         """Images of the shard that have a row."""
         return sum(unit.range.count for unit in self.units(shard))
