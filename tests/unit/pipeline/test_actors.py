@@ -45,6 +45,7 @@ def actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SegmentAc
                 careful=False,
                 image_timeout_s=60.0,
                 pass_id=pass_id,
+                driver_id="a driver",
             )
         )
 
