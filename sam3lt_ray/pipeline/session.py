@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from sam3lt_ray.errors import EXIT_RETRY, InputError, RetryableRunError, RunTakenOverError, Sam3ltError, StorageError
+from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.pipeline.bookkeeping import Bookkeeping
 from sam3lt_ray.pipeline.error_budget import ErrorBudget
+from sam3lt_ray.pipeline.first_look import find_wrong_input
 from sam3lt_ray.pipeline.lost_hosts import hanging_up_on_lost_hosts
 from sam3lt_ray.pipeline.passes import ray_was_lost
 from sam3lt_ray.pipeline.prepare import PreparedRun
@@ -74,6 +76,11 @@ class RunSession:
         work = self._plan_missing()
         if not work:
             return self._finish("done", "Nothing was missing.")
+        config = self._prepared.config
+        wrong = find_wrong_input(work, config.input, config.storage, config.errors.max_error_fraction)
+        if wrong is not None:
+            self._books.tally.refused = wrong
+            return self._finish("over_error_budget", f"{_describe_wrong_input(wrong)} {_ADVICE}")
         return self._work_off(work, "Every image has its row.")
 
     def _plan_missing(self) -> list[LayerWork]:
@@ -219,3 +226,10 @@ class RunSession:
             shards=tally_shards(self._prepared, self._books.tally.shards_open_before, coverage),
             max_error_fraction=self._prepared.config.errors.max_error_fraction,
         )
+
+
+def _describe_wrong_input(wrong: UnitCounts) -> str:
+    return (
+        f"Stopped early, before any device was used: none of the {wrong.images:,} files that were looked at first can "
+        "be an image, so this is the wrong input."
+    )

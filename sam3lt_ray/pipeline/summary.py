@@ -65,6 +65,7 @@ class SessionTally:
     started_at: float = field(default_factory=time.time)
     shards_open_before: int = 0
     counts: UnitCounts = field(default_factory=UnitCounts)
+    refused: UnitCounts = field(default_factory=UnitCounts)  # looked at, and never labeled
     units: int = 0
     units_found_committed: int = 0
     bytes_written: int = 0
@@ -202,7 +203,7 @@ def summarize(
     totals.save()
     if status == "done":
         status, message = _judge_errors(total or tally.counts, max_error_fraction, message)
-    causes = _commonest_causes(tally.counts)
+    causes = _commonest_causes(tally.counts + tally.refused)
     if status == "over_error_budget":
         message += "".join(f"\n  {cause['images']:,} x {cause['kind']}: {cause['cause']}" for cause in causes)
     content = {

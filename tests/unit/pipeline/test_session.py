@@ -47,7 +47,10 @@ def _session(store: RunStore) -> RunSession:
         snapshot=SimpleNamespace(shards=SHARDS, new=[], changed=[], vanished=[]),
         vocabulary=Vocabulary((CAT,), "test"),
         config=SimpleNamespace(
-            errors=SimpleNamespace(max_error_fraction=None), input=SimpleNamespace(has_loose_files=False), compute=None
+            errors=SimpleNamespace(max_error_fraction=None),
+            input=SimpleNamespace(has_loose_files=False),
+            compute=None,
+            storage=None,
         ),
     )
     options: Any = SimpleNamespace(limit=None, verbose=False, log_format="text")
