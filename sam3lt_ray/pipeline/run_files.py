@@ -81,6 +81,7 @@ def write_run_files(prepared: PreparedRun, lease: Lease, listener: ProgressListe
         discarded = _discard_run(store, lease)
     else:
         prepared.verify_unchanged()
+    store.remove_abandoned()
     conditional_put = probe_conditional_put(store)
     if not conditional_put:
         listener.message(

@@ -88,6 +88,10 @@ class RunStore(Protocol):
         """Remove a file; nothing happens where there is none."""
         ...
 
+    def remove_abandoned(self) -> None:
+        """Remove what writers that were killed more than an hour ago have left; below labels/ a listing does that."""
+        ...
+
     def location(self, path: str) -> str:
         """Where a file is, for people and other programs: absolute path, or s3:// uri."""
         ...
