@@ -12,6 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from sam3lt_ray.commands.label import STOPS_WITHIN_S
 from sam3lt_ray.config.schema import Config, StorageSettings
 from sam3lt_ray.errors import Sam3ltError
 from sam3lt_ray.pipeline import prepare
@@ -56,7 +57,8 @@ def main() -> int:
     if options.deaths:
         load_engine = partial(load_after_deaths, load_engine, options.deaths)
     try:
-        summary = label_run(config, load_engine=load_engine, progress=LogProgress(sys.stdout))
+        progress = LogProgress(sys.stdout)
+        summary = label_run(config, load_engine=load_engine, progress=progress, stops_within_s=STOPS_WITHIN_S)
     except Sam3ltError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
 import pyarrow.parquet as pq
 
 from sam3lt_ray.storage.ledger import LABELS_PREFIX, parse_unit_path
 from sam3lt_ray.storage.store import RunStore
+
+# What may stand in a run directory when nobody works on it.
+OF_A_FINISHED_RUN: Final = (
+    "run.json",
+    "vocabulary.json",
+    "precision.json",
+    "run_summary.json",
+    "totals.parquet",
+    "input/",
+    "layers/",
+    "labels/",
+    "lease/",
+)
 
 
 def all_rows(store: RunStore) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -22,6 +22,8 @@ from sam3lt_ray.logs import LogFormat
 if TYPE_CHECKING:
     from sam3lt_ray.pipeline.summary import RunSummary
 
+# Kubernetes ends a pod 30 s after it has asked it to stop.
+STOPS_WITHIN_S: Final = 25.0
 
 Changed = Annotated[
     OnChanged | None,
@@ -127,6 +129,7 @@ def label(
         limit=limit,
         verbose=verbose,
         log_format=log_format,
+        stops_within_s=STOPS_WITHIN_S,
     )
     if as_json:
         print_json(summary.to_json())
@@ -171,7 +174,8 @@ def describe_summary(summary: RunSummary) -> list[str]:
         told = ", ".join(
             f"{shards[name]:,} {name}" for name in ("new", "changed", "vanished", "finished") if shards[name]
         )
-        still_open = f"{summary.content['shards_open']:,} of {summary.content['shards']:,} open"
+        num_open: int | None = summary.content["shards_open"]
+        still_open = f"{'unknown' if num_open is None else f'{num_open:,}'} of {summary.content['shards']:,} open"
         lines.append(f"shards       {f'{told}; ' if told else ''}{still_open}")
     total: dict[str, int] | None = summary.content.get("images")
     if total is not None:

@@ -68,7 +68,7 @@ def decode_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
         ImageError: ``empty``, ``not_an_image``, ``truncated``, ``too_large``, ``unsupported``, ``corrupt`` or
             ``out_of_memory``, with a message for people.
     """
-    format_name = _require_decodable(data)
+    format_name = require_decodable(data)
     with quiet_pillow(max_pixels):
         try:
             with Image.open(io.BytesIO(data), formats=DECODED_FORMATS[format_name]) as image:
@@ -100,7 +100,12 @@ def as_displayed(image: Image.Image) -> Image.Image:
     return _to_rgb(_apply_orientation(image), image.format or "")
 
 
-def _require_decodable(data: bytes) -> str:
+def require_decodable(data: bytes) -> str:
+    """Name of the format that a file begins like, one of those that are decoded.
+
+    Raises:
+        ImageError: ``empty``, ``not_an_image`` or ``unsupported``.
+    """
     if not data:
         raise ImageError("empty", "The file has no bytes.")
     format_name = detect_format(data)

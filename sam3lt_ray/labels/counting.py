@@ -16,6 +16,7 @@ import pyarrow as pa
 from sam3lt_ray.labels.columns import flat_list, presence_label_ids, struct_field
 from sam3lt_ray.labels.reading import LabeledImage, RunReader
 from sam3lt_ray.storage.coverage import Coverage
+from sam3lt_ray.storage.layers import layer_number
 from sam3lt_ray.storage.ledger import UnitFile
 
 NUM_SCORE_BINS: Final = 100
@@ -119,7 +120,7 @@ def _read_shard(
     reader: RunReader, units: Sequence[UnitFile], coverage: Coverage
 ) -> Iterator[tuple[pa.Table, frozenset[int]]]:
     """Tables of a shard, oldest layers first, with the labels that count in them."""
-    for unit in sorted(units, key=lambda unit: int(unit.layer)):
+    for unit in sorted(units, key=lambda unit: layer_number(unit.layer)):
         yield reader.read_table(unit, _COLUMNS), coverage.answers[unit.layer]
 
 

@@ -7,7 +7,7 @@ Images are counted from names. An image that failed in several layers is one err
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
@@ -17,13 +17,19 @@ from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.labels.totals import RunTotals, file_id
 from sam3lt_ray.storage.coverage import Coverage
+from sam3lt_ray.storage.layers import layer_number
 from sam3lt_ray.storage.ledger import UnitFile
 
 _CHUNK: Final = 2_000  # files whose footers are read at a time
 
 
 def joined_counts(
-    reader: RunReader, coverage: Coverage, totals: RunTotals, *, max_reads: int | None = None
+    reader: RunReader,
+    coverage: Coverage,
+    totals: RunTotals,
+    *,
+    max_reads: int | None = None,
+    may_read_rows: bool = True,
 ) -> UnitCounts | None:
     """Images, errors by kind and instances by label of everything that is committed and wanted.
 
@@ -31,10 +37,11 @@ def joined_counts(
         reader: The run.
         coverage: What is committed.
         totals: What is known without reading; takes in what had to be read.
-        max_reads: Files to open at most; the rest is left to the next call.
+        max_reads: Files to open at most for their footers; the rest is left to the next call.
+        may_read_rows: Else what needs rows (errors in several layers or retries) is left to the next call.
 
     Returns:
-        None when there was more to read than ``max_reads``.
+        None when there was more to read than allowed.
     """
     totals.forget_missing(coverage.all_paths())
     unknown = totals.unknown([path for unit in coverage.iter_units() for path in unit.paths])
@@ -46,12 +53,14 @@ def joined_counts(
     if len(chosen) < len(unknown):
         return None
     if any(coverage.is_asked_twice(units) for units in _shards(coverage)):
-        return _read_rows(reader, coverage)
+        return _read_rows(reader, coverage) if may_read_rows else None
     known_errors, images, errors, instances = totals.errors(), 0, Counter[str](), Counter[int]()
     for units in _shards(coverage):
         images += _num_images(units)
-        if known_errors:
-            errors.update(_errors(reader, units, known_errors))
+        with_errors = {unit: kinds for unit in units if (kinds := known_errors.get(file_id(unit.path)))}
+        if not may_read_rows and _need_rows(with_errors):
+            return None
+        errors.update(_errors(reader, with_errors))
     for layer, of_layer in totals.instances().items():
         wanted = coverage.answers.get(layer, frozenset())
         instances.update({label_id: count for label_id, count in of_layer.items() if label_id in wanted})
@@ -90,12 +99,16 @@ def _num_images(units: Sequence[UnitFile]) -> int:
     return count
 
 
-def _errors(reader: RunReader, units: Sequence[UnitFile], known: Mapping[int, Mapping[str, int]]) -> Mapping[str, int]:
-    kinds_of = {unit: kinds for unit in units if (kinds := known.get(file_id(unit.path)))}
-    if len({unit.layer for unit in kinds_of}) <= 1 and not any(unit.num_retries for unit in kinds_of):
+def _need_rows(units: Collection[UnitFile]) -> bool:
+    """Whether sums do not say which of a shard's images the errors of some of its units are about."""
+    return len({unit.layer for unit in units}) > 1 or any(unit.num_retries for unit in units)
+
+
+def _errors(reader: RunReader, kinds_of: Mapping[UnitFile, Mapping[str, int]]) -> Mapping[str, int]:
+    if not _need_rows(kinds_of):
         return sum((Counter(kinds) for kinds in kinds_of.values()), Counter())
     by_index: dict[int, str] = {}
-    for unit in sorted(kinds_of, key=lambda unit: int(unit.layer)):
+    for unit in sorted(kinds_of, key=lambda unit: layer_number(unit.layer)):
         for index, kind in failed_rows(reader, unit).items():
             by_index.setdefault(index, kind)
     return Counter(by_index.values())

@@ -22,7 +22,7 @@ from sam3lt_ray.errors import InputError, RunMismatchError
 from sam3lt_ray.labels.columns import LabeledImage, images_of_table
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.damage import naming_damaged_unit
-from sam3lt_ray.storage.layers import questions_of, read_layers
+from sam3lt_ray.storage.layers import layer_number, questions_of, read_layers
 from sam3lt_ray.storage.ledger import LABELS_PREFIX, UnitFile
 from sam3lt_ray.storage.run_directory import VOCABULARY_PATH, read_json, read_run
 from sam3lt_ray.storage.snapshot import read_editions
@@ -136,7 +136,7 @@ class RunReader:
 
     def iter_shard(self, units: Sequence[UnitFile], coverage: Coverage) -> Iterator[LabeledImage]:
         """The same for the units of one shard in all layers, in order within each layer."""
-        layers = sorted({unit.layer for unit in units}, key=int)
+        layers = sorted({unit.layer for unit in units}, key=layer_number)
         if len(layers) == 1:
             yield from self._iter_layer(units, coverage.answers[layers[0]])
             return

@@ -127,7 +127,10 @@ def read_run_state(store: RunStore, now_s: float | None = None) -> RunState:
     shards = read_snapshot(store)
     files = [item for item in store.list(LABELS_PREFIX) if parse_unit_path(item.path) is not None]
     coverage = Coverage(read_layers(store, run), questions_of(labels), editions_of(shards))
-    coverage.add_paths([item.path for item in files])
+    coverage.add_paths(item.path for item in files)
+    if coverage.foreign_paths:
+        foreign = set(coverage.foreign_paths)
+        files = [item for item in files if item.path not in foreign]
     totals = RunTotals.load(store, is_kept=False)
     counts = joined_counts(reader, coverage, totals)
     assert counts is not None  # as much was read as there is to read

@@ -44,6 +44,7 @@ class LabelJob:
         careful: Label image by image and leave a note before each (see :mod:`sam3lt_ray.stages.careful`).
         image_timeout_s: A batch that takes longer ends the process; then the careful pass finds the image.
         pass_id: The pass this belongs to; an actor that outlives it ends itself.
+        driver_id: The driver this belongs to.
     """
 
     load_engine: Callable[[], Engine]
@@ -57,6 +58,7 @@ class LabelJob:
     careful: bool
     image_timeout_s: float
     pass_id: str
+    driver_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class SegmentActor:
             max_pixels=job.max_pixels,
             decode_threads=job.decode_threads,
         )
-        self._careful = CarefulLabeler(self._labeler, job.store)
+        self._careful = CarefulLabeler(self._labeler, job.store, job.driver_id)
         self._watchdog = Watchdog(job.image_timeout_s, lambda: is_current(job.store, job.pass_id))
 
     def __call__(self, table: pa.Table) -> pa.Table:

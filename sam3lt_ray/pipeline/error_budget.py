@@ -8,7 +8,8 @@ shard that was written badly, a folder of another kind), so an excess is no proo
 * **Bad all over.** At least ten shards were seen, with 50 images or more of each, and more than half of them have an
   error share of more than twice the budget. However bad some few shards are, they are few.
 
-Whatever is neither is judged at the end of the run, by its total.
+Whatever is neither is judged at the end of the run, by its total. Units are judged when they are committed; before that
+:mod:`sam3lt_ray.pipeline.first_look` applies the first rule to the units that would come first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ from sam3lt_ray.labels.rows import UnitCounts
 MIN_IMAGES: Final = 100
 MIN_SHARDS: Final = 10
 MIN_IMAGES_OF_SHARD: Final = 50
+
+
+def is_wrong_input(images: int, errors: int, max_error_fraction: float) -> bool:
+    """The first rule."""
+    return images >= MIN_IMAGES and errors > (1 + max_error_fraction) / 2 * images
 
 
 class ErrorBudget:
@@ -53,7 +59,7 @@ class ErrorBudget:
         """Why the run should stop, in one sentence; None when it should go on."""
         if self._allowed is None:
             return None
-        if self._images >= MIN_IMAGES and self._errors > (1 + self._allowed) / 2 * self._images:
+        if is_wrong_input(self._images, self._errors, self._allowed):
             return (
                 f"{self._errors:,} of the first {self._images:,} images are error rows. That is no run with some bad "
                 f"images (errors.max_error_fraction is {self._allowed:g}) but the wrong input."

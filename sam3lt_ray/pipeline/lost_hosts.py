@@ -5,8 +5,9 @@ marks its node dead after about a minute and restarts its actors, but what the d
 stays open for as long as gRPC keeps the connection, which is minutes. Until then a pass stands still: its places for
 reading and committing are taken.
 
-So the driver closes its own connections to addresses at which no living node is left. Ray then sees what it sees when
-a node is killed, which it answers at once.
+So for a minute after a loss the driver closes its own connections to an address at which no living node is left. Ray
+then sees what it sees when a node is killed, which it answers at once. After that the address is left alone: something
+else may live there, such as the object store.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import ray
 logger = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 5.0
+_LOOKS_AT_A_LOSS: Final = 12
 _LOST: Final = "Ray has lost the node at %s; what it held is done by others (connections to it that were closed: %d)"
 _ESTABLISHED: Final = 1  # TCP_ESTABLISHED of Linux's netinet/tcp.h
 _OPEN_FILES: Final = Path("/proc/self/fd")
@@ -55,7 +57,8 @@ def hanging_up_on_lost_hosts(
 class _Watch:
     def __init__(self, nodes: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
         self._nodes = nodes
-        self._lost = silent_addresses(nodes())  # before we came
+        # Address -> for how many looks more connections to it are closed; none to those lost before we came.
+        self._lost = dict.fromkeys(silent_addresses(nodes()), 0)
 
     def look_until(self, stop: threading.Event, every_s: float) -> None:
         while not stop.wait(every_s):
@@ -64,9 +67,10 @@ class _Watch:
     def look(self) -> None:
         # Whatever is wrong with Ray, the pass itself will say it.
         with suppress(Exception):
-            lost = silent_addresses(self._nodes())
-            for address in sorted(lost):
+            lost = {address: self._lost.get(address, _LOOKS_AT_A_LOSS) for address in silent_addresses(self._nodes())}
+            for address in sorted(address for address, looks in lost.items() if looks):
                 closed = hang_up_on(address)
+                lost[address] -= 1
                 if address not in self._lost:
                     logger.warning(_LOST, address, closed)
             self._lost = lost

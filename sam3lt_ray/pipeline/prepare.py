@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from sam3lt_ray.storage.run_directory import (
     label_prompts,
     read_json,
 )
-from sam3lt_ray.storage.snapshot import MergedSnapshot, editions_of, merge_snapshot, read_snapshot
+from sam3lt_ray.storage.snapshot import MergedSnapshot, decode_snapshot, editions_of, merge_snapshot, read_snapshot_file
 from sam3lt_ray.storage.store import RunStore, open_store
 from sam3lt_ray.vocabulary.history import ContinuedLabels, KnownLabel, continue_labels, read_history
 from sam3lt_ray.vocabulary.labels import Vocabulary
@@ -49,6 +50,7 @@ class PreparedRun:
         exists: The run directory has a run.json.
         differences: What this start would label differently than the run did; empty for a new run.
         known_labels: The labels of the run before this start.
+        known_snapshot: Hash of the snapshot that this start's listing was compared with.
         origin: The run that a new one is forked from.
     """
 
@@ -61,6 +63,7 @@ class PreparedRun:
     exists: bool
     differences: Sequence[str]
     known_labels: Sequence[KnownLabel]
+    known_snapshot: str
     origin: Origin | None
 
     @property
@@ -75,7 +78,7 @@ class PreparedRun:
 
     @collector_paused()
     def coverage(self) -> Coverage:
-        """What is committed now, from a fresh listing of each layer."""
+        """What is committed now, from a fresh listing."""
         run = find_run(self.store)
         layers = [] if run is None else read_layers(self.store, run)
         coverage = Coverage(layers, questions_of(self.vocabulary.labels), editions_of(self.shards))
@@ -96,16 +99,23 @@ class PreparedRun:
         """What this run labels differently than the one it is forked from."""
         return [] if self.origin is None else compare_identity(self.origin.identity, self.identity.to_json())
 
-    def verify_labels(self) -> None:
-        """Make sure, under the lease, that the labels are still those that were prepared for.
+    def verify_unchanged(self) -> None:
+        """Make sure, under the lease, that labels and shards are still those that were prepared for.
 
         Raises:
-            RetryableRunError: Another start has changed them in between; an id could get two meanings.
+            RetryableRunError: Another start has changed them in between: an id could get two meanings, or labels of a
+                shard's present content be taken for those of an earlier one.
         """
-        if _known_labels(self.store, find_run(self.store)) != list(self.known_labels):
-            raise RetryableRunError(
-                f"Another start has just changed the labels of the run in {self.store.uri}. Start this command again."
-            )
+        run = find_run(self.store)
+        if _known_labels(self.store, run) != list(self.known_labels):
+            what = "labels"
+        elif _hash(b"" if run is None else read_snapshot_file(self.store)) != self.known_snapshot:
+            what = "shards"
+        else:
+            return
+        raise RetryableRunError(
+            f"Another start has just changed the {what} of the run in {self.store.uri}. Start this command again."
+        )
 
 
 @collector_paused()
@@ -139,7 +149,8 @@ def prepare_run(
         labels=label_prompts(labels.vocabulary.labels),
         input_uri=_plain_uri(config.input.uri),
     )
-    known_shards = [] if run is None else read_snapshot(store)
+    known_snapshot = b"" if run is None else read_snapshot_file(store)
+    known_shards = decode_snapshot(store, known_snapshot)
     differences = [] if run is None else compare_identity(run.get("identity", {}), identity.to_json())
     if differences:
         snapshot = MergedSnapshot(known_shards, [], [], [])
@@ -147,9 +158,18 @@ def prepare_run(
         listed = list_shards(config.input, config.storage, known_shards)
         snapshot = merge_snapshot(known_shards, listed, config.run.changed)
         refuse_shared_directories(shard.name for shard in snapshot.shards)
-    exists = run is not None
     return PreparedRun(
-        config, checkpoint, labels, store, identity, snapshot, exists, tuple(differences), known_labels, origin
+        config=config,
+        checkpoint=checkpoint,
+        labels=labels,
+        store=store,
+        identity=identity,
+        snapshot=snapshot,
+        exists=run is not None,
+        differences=tuple(differences),
+        known_labels=known_labels,
+        known_snapshot=_hash(known_snapshot),
+        origin=origin,
     )
 
 
@@ -161,6 +181,10 @@ def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
         "model_type": checkpoint.model_type,
         "files": dict(checkpoint.files),
     }
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _known_labels(store: RunStore, run: Mapping[str, Any] | None) -> list[KnownLabel]:

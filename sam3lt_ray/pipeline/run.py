@@ -34,6 +34,7 @@ def label_run(
     load_engine: EngineFactory = segmenter_factory,
     verbose: bool = False,
     log_format: LogFormat = "text",
+    stops_within_s: float | None = None,
 ) -> RunSummary:
     """Label what is missing of a run.
 
@@ -48,6 +49,8 @@ def label_run(
         load_engine: What makes the engine in the actors; tests and benchmarks put a stand-in here.
         verbose: Let Ray's own log lines through.
         log_format: How workers log: lines for people, or JSON for those who collect logs.
+        stops_within_s: For a process that does nothing else: this long after a signal it is ended with exit code 75,
+            whatever it waits for. None: it may take as long as storage and Ray take.
 
     Returns:
         The summary, also written to ``run_summary.json``; its ``exit_code`` says how it went.
@@ -58,7 +61,7 @@ def label_run(
     """
     listener = progress if progress is not None else SilentProgress()
     policy = on_exists or config.run.on_exists
-    stop = StopRequest()
+    stop = StopRequest(stops_within_s)
     try:
         with stop.listening():
             origin = None if fork is None else find_origin(config, fork)
@@ -74,7 +77,9 @@ def label_run(
                 session = RunSession(prepared, listener, lease, stop, options)
                 return session.retry_errors() if retry_errors else session.label_missing()
     except KeyboardInterrupt:
-        raise RetryableRunError("Stopped by a signal before anything was labeled.") from None
+        raise RetryableRunError(
+            "Stopped by a signal. What was committed is kept; the same command goes on from there."
+        ) from None
     finally:
         listener.finish()
 

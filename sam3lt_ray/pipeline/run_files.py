@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+from typing import Any
 
 from sam3lt_ray.config.schema import OnExists
 from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.pipeline.prepare import PreparedRun, describe_model
 from sam3lt_ray.pipeline.summary import package_versions
 from sam3lt_ray.progress import ProgressListener
+from sam3lt_ray.storage.layers import new_generation
 from sam3lt_ray.storage.lease import Lease
+from sam3lt_ray.storage.ledger import parse_unit_path
 from sam3lt_ray.storage.run_directory import (
     RUN_PATH,
     VOCABULARY_PATH,
     create_or_verify,
     encode_json,
+    read_json,
     refuse_differences,
 )
 from sam3lt_ray.storage.snapshot import write_snapshot
@@ -71,10 +76,12 @@ def write_run_files(prepared: PreparedRun, lease: Lease, listener: ProgressListe
         RunTakenOverError: Another process holds the run now.
     """
     store = prepared.store
+    discarded = None
     if overwrite:
-        _discard_run(store, lease)
+        discarded = _discard_run(store, lease)
     else:
-        prepared.verify_labels()
+        prepared.verify_unchanged()
+    store.remove_abandoned()
     conditional_put = probe_conditional_put(store)
     if not conditional_put:
         listener.message(
@@ -90,6 +97,9 @@ def write_run_files(prepared: PreparedRun, lease: Lease, listener: ProgressListe
     }
     if prepared.origin is not None:
         content["forked_from"] = prepared.origin.to_json(prepared.differences_to_origin())
+    if not lease.is_first:  # others have worked here, and their workers may still hold what they have labeled
+        content |= new_generation(discarded)
+    lease.confirm()
     create_or_verify(store, prepared.identity, content)
     # Before any layer with new labels is made: what has an id in a layer has it here.
     lease.confirm()
@@ -99,9 +109,16 @@ def write_run_files(prepared: PreparedRun, lease: Lease, listener: ProgressListe
         write_snapshot(store, prepared.shards)
 
 
-def _discard_run(store: RunStore, lease: Lease) -> None:
-    """Remove a run, its run.json last: a start that dies in between still finds a run to discard."""
-    if not store.exists(RUN_PATH) and any(not item.path.startswith("lease/") for item in store.list("")):
+def _discard_run(store: RunStore, lease: Lease) -> dict[str, Any] | None:
+    """Remove a run, its run.json last: a start that dies in between still finds a run to discard.
+
+    Returns:
+        That run.json; None when there is none that makes sense.
+    """
+    run = None
+    with suppress(RunMismatchError):
+        run = read_json(store, RUN_PATH)
+    if not store.exists(RUN_PATH) and not all(_is_known(item.path) for item in store.list("")):
         raise RunMismatchError(
             f"{store.uri} is not a run directory (it has no {RUN_PATH}) but holds other files. Nothing was deleted. "
             "Choose an empty place for run.output."
@@ -113,3 +130,9 @@ def _discard_run(store: RunStore, lease: Lease) -> None:
     lease.confirm()
     if store.exists(RUN_PATH):
         store.delete(RUN_PATH)
+    return run
+
+
+def _is_known(path: str) -> bool:
+    """What may stand in a run directory without run.json: what workers of a run that was just discarded still wrote."""
+    return path.startswith(("lease/", "pass/", "attempts/")) or parse_unit_path(path) is not None

@@ -14,8 +14,10 @@ from sam3lt_ray.errors import (
     StorageError,
     sentence_of,
 )
+from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.pipeline.bookkeeping import Bookkeeping
 from sam3lt_ray.pipeline.error_budget import ErrorBudget
+from sam3lt_ray.pipeline.first_look import find_wrong_input
 from sam3lt_ray.pipeline.lost_hosts import hanging_up_on_lost_hosts
 from sam3lt_ray.pipeline.passes import ray_was_lost
 from sam3lt_ray.pipeline.prepare import PreparedRun
@@ -37,10 +39,13 @@ from sam3lt_ray.progress import ProgressListener
 from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.stages.read import ShardWork
 from sam3lt_ray.storage.coverage import Coverage
+from sam3lt_ray.storage.layers import find_discarded
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.run_directory import fix_precision
 
 _MAX_NAMED_SHARDS = 3
+# A start that is interrupted has seconds: a run with more units than these is not listed once more for its summary.
+_MAX_UNITS_LISTED_IN_HASTE = 10_000
 _ADVICE = (
     "What was labeled is kept. Correct the input and label into a new run, or raise errors.max_error_fraction and "
     "start this command again. The commonest causes:"
@@ -73,12 +78,18 @@ class RunSession:
         self._options = options
         self._books = Bookkeeping(prepared, listener, options.limit)
         self._device = "none"
+        self._units_before = 0
 
     def label_missing(self) -> RunSummary:
         """Ask every image what it was not asked."""
         work = self._plan_missing()
         if not work:
             return self._finish("done", "Nothing was missing.")
+        config = self._prepared.config
+        wrong = find_wrong_input(work, config.input, config.storage, config.errors.max_error_fraction)
+        if wrong is not None:
+            self._books.tally.refused = wrong
+            return self._finish("over_error_budget", f"{_describe_wrong_input(wrong)} {_ADVICE}")
         return self._work_off(work, "Every image has its row.")
 
     def _plan_missing(self) -> list[LayerWork]:
@@ -108,13 +119,17 @@ class RunSession:
         return self._work_off(work, f"{num_errors:,} error rows were tried again.{rest}", status)
 
     def _present_coverage(self) -> Coverage:
-        """What is committed, without labels of a content that a shard no longer has: no raw reader must meet them."""
+        """What is committed, without labels of a content that a shard no longer has or of a run that was discarded.
+
+        No raw reader must meet them.
+        """
         coverage = self._prepared.coverage()
-        for unit in list(coverage.outdated_units()):
+        outdated = [path for unit in coverage.outdated_units() for path in reversed(unit.paths)]
+        for path in outdated + find_discarded(self._prepared.store, coverage.foreign_paths):
             self._lease.confirm()
-            for path in reversed(unit.paths):
-                self._prepared.store.delete(path)
+            self._prepared.store.delete(path)
         self._books.totals.forget_missing(coverage.all_paths())
+        self._units_before = coverage.num_units
         return coverage
 
     def _announce(self, coverage: Coverage) -> None:
@@ -137,6 +152,7 @@ class RunSession:
                 parts = self._prepared, self._books, self._lease, self._stop, self._listener, self._options
                 sweeper = Sweeper(*parts, may_grow=may_grow)
                 self._device = sweeper.resources.device
+                self._lease.confirm()
                 fix_precision(self._prepared.store, self._precision(self._device))
                 self._books.begin(work, sweeper.resources.num_actors)
                 leftover: list[ShardWork] = []
@@ -204,7 +220,8 @@ class RunSession:
         )
 
     def _finish(self, status: RunStatus, message: str) -> RunSummary:
-        coverage = self._prepared.coverage()
+        is_large = self._units_before + self._books.tally.units > _MAX_UNITS_LISTED_IN_HASTE
+        coverage = None if status == "interrupted" and is_large else self._prepared.coverage()
         self._lease.confirm()
         return summarize(
             self._prepared.store,
@@ -218,3 +235,10 @@ class RunSession:
             shards=tally_shards(self._prepared, self._books.tally.shards_open_before, coverage),
             max_error_fraction=self._prepared.config.errors.max_error_fraction,
         )
+
+
+def _describe_wrong_input(wrong: UnitCounts) -> str:
+    return (
+        f"Stopped early, before any device was used: none of the {wrong.images:,} files that were looked at first can "
+        "be an image, so this is the wrong input."
+    )

@@ -35,6 +35,7 @@ _PACKAGES: Final = ("ray", "torch", "transformers", "pyarrow", "s3fs", "pillow",
 # Units whose counts nobody kept, because their driver was killed or is of an older version: more are left to the
 # next starts, and until then the summary has no totals.
 _MAX_FOOTER_READS: Final = 20_000
+_MAX_FOOTER_READS_IN_HASTE: Final = 100
 _NAMED_CAUSES: Final = 10
 
 
@@ -64,6 +65,7 @@ class SessionTally:
     started_at: float = field(default_factory=time.time)
     shards_open_before: int = 0
     counts: UnitCounts = field(default_factory=UnitCounts)
+    refused: UnitCounts = field(default_factory=UnitCounts)  # looked at, and never labeled
     units: int = 0
     units_found_committed: int = 0
     bytes_written: int = 0
@@ -127,7 +129,7 @@ class ShardTally:
         changed: Those whose content is another one than before.
         vanished: Those that the input no longer holds.
         open_before: Those with something to ask when the start began; 0 means that nothing was missing.
-        open: The same at its end.
+        open: The same at its end; None: nobody has looked.
     """
 
     total: int
@@ -135,16 +137,16 @@ class ShardTally:
     changed: int
     vanished: int
     open_before: int
-    open: int
+    open: int | None
 
-    def to_json(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, int | None]:
         """This start's part of run_summary.json."""
         return {
             "new": self.new,
             "changed": self.changed,
             "vanished": self.vanished,
             "open_before": self.open_before,
-            "finished": self.open_before - self.open,
+            "finished": None if self.open is None else self.open_before - self.open,
         }
 
 
@@ -174,21 +176,21 @@ def summarize(
     message: str,
     tally: SessionTally,
     *,
-    coverage: Coverage,
+    coverage: Coverage | None,
     totals: RunTotals,
     label_names: Mapping[int, str],
     device: str,
     shards: ShardTally,
     max_error_fraction: float | None,
 ) -> RunSummary:
-    """Add up a session and the run so far, and write run_summary.json.
+    """Add up a session and the run so far, and write run_summary.json; quickly where the session was interrupted.
 
     Args:
         store: The run directory.
         status: How the session ended.
         message: One sentence for a person.
         tally: This session's numbers.
-        coverage: What is committed of the run.
+        coverage: What is committed of the run; None: nobody has looked, and what only a look could tell is null.
         totals: What is known of it without reading; what had to be read is kept there.
         label_names: Name by label id.
         device: "cuda" or "cpu".
@@ -197,19 +199,19 @@ def summarize(
     """
     labeling_s = tally.labeling_s()
     device_s = labeling_s * max(1, tally.most_actors)
-    total = joined_counts(RunReader(store), coverage, totals, max_reads=_MAX_FOOTER_READS)
+    total = None if coverage is None else _total(store, coverage, totals, in_haste=status == "interrupted")
     totals.save()
     if status == "done":
         status, message = _judge_errors(total or tally.counts, max_error_fraction, message)
-    causes = _commonest_causes(tally.counts)
+    causes = _commonest_causes(tally.counts + tally.refused)
     if status == "over_error_budget":
         message += "".join(f"\n  {cause['images']:,} x {cause['kind']}: {cause['cause']}" for cause in causes)
     content = {
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "complete": shards.open == 0,
+        "complete": None if shards.open is None else shards.open == 0,
         "shards": shards.total,
         "shards_open": shards.open,
-        "units": sum(1 for _ in coverage.iter_units()),
+        "units": None if coverage is None else sum(1 for _ in coverage.iter_units()),
         "images": None if total is None else _images(total),
         "errors": None if total is None else dict(total.errors),
         "causes": causes,
@@ -237,6 +239,11 @@ def summarize(
     summary = RunSummary(status, without_credentials(message), store.uri, content)
     write_json(store, SUMMARY_PATH, summary.to_json())
     return summary
+
+
+def _total(store: RunStore, coverage: Coverage, totals: RunTotals, *, in_haste: bool) -> UnitCounts | None:
+    max_reads = _MAX_FOOTER_READS_IN_HASTE if in_haste else _MAX_FOOTER_READS
+    return joined_counts(RunReader(store), coverage, totals, max_reads=max_reads, may_read_rows=not in_haste)
 
 
 def _judge_errors(counts: UnitCounts, max_error_fraction: float | None, message: str) -> tuple[RunStatus, str]:

@@ -169,6 +169,7 @@ class Sweeper:
             careful=careful,
             image_timeout_s=config.compute.image_timeout_s,
             pass_id=pass_id,
+            driver_id=self._lease.holder,
         )
 
 

@@ -21,7 +21,7 @@ from sam3lt_ray.pipeline.summary import ShardTally
 from sam3lt_ray.records import Shard
 from sam3lt_ray.stages.read import Retry, ShardWork
 from sam3lt_ray.storage.coverage import Coverage, Gap
-from sam3lt_ray.storage.layers import Layer, ensure_layer, find_layer, read_layers
+from sam3lt_ray.storage.layers import Layer, ensure_layer, find_layer, layer_number, read_layers
 from sam3lt_ray.storage.ledger import UnitFile
 from sam3lt_ray.vocabulary.labels import Label
 
@@ -84,16 +84,16 @@ def num_shards(missing: Missing) -> int:
     return len({shard.name for shards in missing.values() for shard, _ in shards})
 
 
-def tally_shards(prepared: PreparedRun, open_before: int, coverage: Coverage) -> ShardTally:
+def tally_shards(prepared: PreparedRun, open_before: int, coverage: Coverage | None) -> ShardTally:
     """What became of the shards.
 
     Args:
         prepared: The run.
         open_before: Shards with something to ask when the start began.
-        coverage: What is committed now.
+        coverage: What is committed now; None: nobody has looked.
     """
     snapshot = prepared.snapshot
-    still_open = num_shards(find_missing(prepared, coverage))
+    still_open = None if coverage is None else num_shards(find_missing(prepared, coverage))
     return ShardTally(
         total=len(snapshot.shards),
         new=len(snapshot.new),
@@ -119,7 +119,7 @@ def plan_gaps(prepared: PreparedRun, coverage: Coverage, missing: Missing) -> li
         assert layer is not None
         work = tuple(_shard_work(shard, layer.name, gaps, coverage) for shard, gaps in shards)
         planned.append(LayerWork(layer, label_ids, work))
-    return sorted(planned, key=lambda work: int(work.layer.name))
+    return sorted(planned, key=lambda work: layer_number(work.layer.name))
 
 
 def plan_retries(prepared: PreparedRun, coverage: Coverage) -> list[LayerWork]:
@@ -142,7 +142,7 @@ def plan_retries(prepared: PreparedRun, coverage: Coverage) -> list[LayerWork]:
             for layer, retries in by_layer.items():
                 item = ShardWork(shard, layer, committed=committed, retries=tuple(retries))
                 work.setdefault(layer, []).append(item)
-    names = sorted(work, key=int)
+    names = sorted(work, key=layer_number)
     return [LayerWork(layers[name], coverage.answers[name], tuple(work[name])) for name in names]
 
 

@@ -3,6 +3,10 @@
 Before each image a note in the run directory says which one is next. A process that dies leaves the note behind, so the
 next attempt knows the suspect; an image that was being labeled at two deaths becomes an error row and is not touched
 again. Deaths that have nothing to do with the image (a node taken away) rarely hit the same image twice.
+
+A driver that ends, of itself or killed, takes its workers along, and that is no image's fault: the slower an image, the
+more often it would be hit. So a note counts as a death only for the driver under which it was written. The price: an
+image that takes its driver's whole machine down each time is never found out.
 """
 
 from __future__ import annotations
@@ -28,11 +32,13 @@ class CarefulLabeler:
     Args:
         labeler: Labels one image.
         store: The run directory, for the notes.
+        driver_id: Tells the driver that is at work from all earlier ones.
     """
 
-    def __init__(self, labeler: ImageLabeler, store: RunStore) -> None:
+    def __init__(self, labeler: ImageLabeler, store: RunStore, driver_id: str) -> None:
         self._labeler = labeler
         self._store = store
+        self._driver_id = driver_id
 
     def label_unit(self, unit: Unit, before_image: Callable[[], None]) -> list[ImageLabels | ImageError]:
         """Label all images of a unit, in order; one result each.
@@ -62,7 +68,8 @@ class CarefulLabeler:
 
     def _note(self, path: str, current: int, deaths: dict[int, int]) -> None:
         try:
-            write_json(self._store, path, {"current": current, "deaths": _with_text_keys(deaths)})
+            note = {"driver": self._driver_id, "current": current, "deaths": _with_text_keys(deaths)}
+            write_json(self._store, path, note)
         except Sam3ltError:
             # The note before this one stays, and would blame an image that is labeled already for a death that was
             # none. On a full disk nothing can be written, but things can be removed.
@@ -71,12 +78,13 @@ class CarefulLabeler:
             raise
 
     def _deaths(self, path: str) -> dict[int, int]:
-        """Deaths by image index: those noted, and the one that left the note behind."""
+        """Deaths by image index: those noted, and the one that left the note behind under a driver that still lives."""
         note = read_json(self._store, path)
         if note is None:
             return {}
         deaths = {int(index): int(count) for index, count in note["deaths"].items()}
-        deaths[note["current"]] = deaths.get(note["current"], 0) + 1
+        if note.get("driver") == self._driver_id:
+            deaths[note["current"]] = deaths.get(note["current"], 0) + 1
         return deaths
 
 

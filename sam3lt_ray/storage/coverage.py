@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from sam3lt_ray.records import Shard
-from sam3lt_ray.storage.layers import Layer, Questions
-from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger, UnitFile, first_edition, shard_directory
+from sam3lt_ray.storage.layers import Layer, Questions, generation_of, layer_number
+from sam3lt_ray.storage.ledger import LABELS_PREFIX, Ledger, UnitFile, first_edition, parse_unit_path, shard_directory
 from sam3lt_ray.storage.store import RunStore
 
 
@@ -42,12 +42,15 @@ class Coverage:
         wanted: The vocabulary: label id -> prompts.
         editions: First directory -> present directory of the shards that changed.
         answers: Layer -> labels of ``wanted`` that it answers; layers that answer none are not in it.
+        foreign_paths: Units of another run, such as one that was discarded and whose workers still committed; nobody
+            reads them.
     """
 
     layers: Sequence[Layer]
     wanted: Questions
     editions: Mapping[str, str] = field(default_factory=dict)
     answers: dict[str, frozenset[int]] = field(init=False)
+    foreign_paths: list[str] = field(init=False, default_factory=list)
     _ledgers: dict[str, Ledger] = field(init=False)
     _everything: Gap = field(init=False)
 
@@ -58,25 +61,27 @@ class Coverage:
         # One for all shards that lack everything: there may be a million of them.
         self._everything = Gap(0, None, frozenset(self.wanted))
 
-    def list_layers(self, store: RunStore, names: Iterable[str] | None = None) -> Coverage:
-        """Look at what is committed now; one listing for each layer.
-
-        Args:
-            store: The run directory.
-            names: Layers to look at; None: all.
+    def list_layers(self, store: RunStore) -> Coverage:
+        """Look at what is committed now.
 
         Raises:
             RunMismatchError: Units of one layer overlap.
         """
-        for name in self._ledgers if names is None else names:
-            paths = (stored.path for stored in store.list(f"{LABELS_PREFIX}/{name}"))
-            self._ledgers[name] = Ledger.from_paths(name, paths)
-        return self
+        return self.add_paths(stored.path for stored in store.list(LABELS_PREFIX))
 
-    def add_paths(self, paths: Sequence[str]) -> Coverage:
-        """The same from a listing of all layers that is at hand."""
+    def add_paths(self, paths: Iterable[str]) -> Coverage:
+        """The same from a listing of ``labels/`` that is at hand."""
+        generation = generation_of(self.layers[0].name) if self.layers else None
+        by_layer: dict[str, list[str]] = {name: [] for name in self._ledgers}
+        self.foreign_paths = []
+        for path in paths:
+            name = path.removeprefix(f"{LABELS_PREFIX}/").partition("/")[0]
+            if name in by_layer:
+                by_layer[name].append(path)
+            elif generation is not None and generation_of(name) != generation and parse_unit_path(path) is not None:
+                self.foreign_paths.append(path)
         for name in self._ledgers:
-            self._ledgers[name] = Ledger.from_paths(name, paths)
+            self._ledgers[name] = Ledger.from_paths(name, by_layer.pop(name))
         return self
 
     def gaps(self, shard: Shard) -> list[Gap]:
@@ -112,6 +117,11 @@ class Coverage:
     def wanted_units(self, shard: Shard) -> list[UnitFile]:
         """Committed units of the shard in layers with labels that are wanted, in order."""
         return self._wanted_units(shard_directory(shard.name, shard.edition))
+
+    @property
+    def num_units(self) -> int:
+        """Committed units of all layers, in whatever edition."""
+        return sum(ledger.num_units for ledger in self._ledgers.values())
 
     def num_images(self, shard: Shard) -> int:
         """Images of the shard that have a row."""
@@ -168,7 +178,7 @@ class Coverage:
 
     def _wanted_units(self, shard_dir: str) -> list[UnitFile]:
         units = [unit for name in self.answers for unit in self._ledgers[name].unit_files(shard_dir)]
-        return sorted(units, key=lambda unit: (unit.range.first, int(unit.layer)))
+        return sorted(units, key=lambda unit: (unit.range.first, layer_number(unit.layer)))
 
     def _complete_layers(self, shard_dir: str) -> Iterator[str]:
         return (name for name in self.answers if self._ledgers[name].is_complete(shard_dir))

@@ -5,7 +5,8 @@ one writer of a name win. So the lease may be simple. Each holder creates ``leas
 which has one winner per term, and renews it by overwriting its own file. Whoever finds a later term has lost.
 
 A holder that died is recognised without comparing clocks: its file does not change while the newcomer watches it for
-one lease duration. On the machine that the holder ran on, a missing process is proof at once.
+one lease duration. Where both see the same processes (machine, boot and pid namespace), a missing process is proof at
+once. Containers may share their host's name and boot without seeing each other's processes.
 
 A holder that only slept (a suspended machine, a stopped process) wakes up with its work half done. Label files it may
 still put: the store lets nobody win twice. Before anything else that it writes it calls :meth:`Lease.confirm`, which
@@ -22,7 +23,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -33,6 +34,7 @@ LEASE_DURATION_S: Final = 60.0
 _PREFIX: Final = "lease"
 _STALE_S: Final = 900.0  # renewed longer ago than this by any clock of this century: no need to watch it
 _KEPT_TERMS: Final = 2
+_RENEWAL_ENDS_WITHIN_S: Final = 3.0
 
 
 class Clock(Protocol):
@@ -74,6 +76,7 @@ class LeaseRecord:
     acquired_at: float
     renewed_at: float
     released: bool
+    pid_namespace: str = ""  # where the holder could not tell, and in leases of 0.1.0
 
     def describe(self) -> str:
         """Who holds the run and since when, for a person."""
@@ -106,9 +109,20 @@ class Lease:
         self._term = 0
         self._record = _own_record(self._clock.time())
         self._renewed_at = self._clock.elapsed()
+        self._is_held = False
         self._stop = threading.Event()
         self._lost = threading.Event()
         self._renewer: threading.Thread | None = None
+
+    @property
+    def holder(self) -> str:
+        """Tells this holder from all others that ever were."""
+        return self._record.holder
+
+    @property
+    def is_first(self) -> bool:
+        """Nobody else, as far as the run directory remembers, has worked in it before."""
+        return self._term == 1
 
     @property
     def lost(self) -> bool:
@@ -136,6 +150,7 @@ class Lease:
         if current is not None and not current[1].released:
             why = "it was killed, ran out of memory, or its machine is lost or silent. What it committed is kept"
             notify(f"The run was not given back by {current[1].describe()}: {why}.")
+        self._is_held = True
         self._remove_old_terms()
         if self._renews_itself:
             self._renewer = threading.Thread(target=self._renew_forever, name="sam3lt-lease", daemon=True)
@@ -173,11 +188,12 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give the run back. Never raises: a lease that cannot be released expires."""
+        """Give the run back, if it is held. Never raises: a lease that cannot be released expires."""
         self._stop.set()
         if self._renewer is not None:
-            self._renewer.join(timeout=self._duration_s)
-        if not self.lost:
+            # Storage may keep it waiting for minutes, and who releases may have seconds.
+            self._renewer.join(timeout=_RENEWAL_ENDS_WITHIN_S)
+        if self._is_held and not self.lost:
             try:
                 self._store.replace(_path(self._term), _encode(self._record, released=True))
             except (OSError, Sam3ltError):
@@ -194,8 +210,8 @@ class Lease:
     def _may_take(self, term: int, record: LeaseRecord, *, notify: Callable[[str], None]) -> bool:
         if record.released or is_dead_neighbour(record) or self._clock.time() - record.renewed_at > _STALE_S:
             return True
-        if record.host == self._record.host and record.boot_id == self._record.boot_id:
-            return False  # a living process of this machine: watching it would not change that
+        if _is_visible(record):
+            return False  # a living process: watching it would not change that
         notify(f"The run is held by {record.describe()}. Waiting {self._duration_s:.0f} s to see whether it is alive.")
         deadline = self._clock.elapsed() + self._duration_s
         while self._clock.elapsed() < deadline:
@@ -246,20 +262,32 @@ def _own_record(now: float) -> LeaseRecord:
         acquired_at=now,
         renewed_at=now,
         released=False,
+        pid_namespace=_pid_namespace(),
     )
 
 
 def is_dead_neighbour(record: LeaseRecord) -> bool:
-    """The holder ran on this very machine (same boot) and its process is gone, or its number belongs to another one."""
-    if not record.boot_id or record.host != socket.gethostname() or record.boot_id != _boot_id():
-        return False
-    return _process_start(record.pid) != record.process_start
+    """The holder ran where this process would see it, and is gone, or its number belongs to another process."""
+    return _is_visible(record) and _process_start(record.pid) != record.process_start
+
+
+def _is_visible(record: LeaseRecord) -> bool:
+    """Whether the holder's process, if it lives, is in the process table that this process sees."""
+    here = socket.gethostname(), _boot_id(), _pid_namespace()
+    return all(here) and (record.host, record.boot_id, record.pid_namespace) == here
 
 
 def _boot_id() -> str:
-    """Linux tells boots apart; containers share their host's boot but not its process table, hence the host name."""
+    """Linux tells boots apart."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text().strip() if path.exists() else ""
+
+
+def _pid_namespace() -> str:
+    """Which process table this process sees; "" where the system does not tell."""
+    with suppress(OSError):
+        return str(Path("/proc/self/ns/pid").readlink())
+    return ""
 
 
 def _process_start(pid: int) -> str | None:
@@ -296,4 +324,5 @@ def _encode(record: LeaseRecord, *, renewed_at: float | None = None, released: b
 
 
 def _decode(data: bytes) -> LeaseRecord:
-    return LeaseRecord(**json.loads(data))
+    known = {field.name for field in fields(LeaseRecord)}
+    return LeaseRecord(**{name: value for name, value in json.loads(data).items() if name in known})

@@ -149,6 +149,11 @@ class Ledger:
             _refuse_overlap(layer, shard_dir, ranges)
         return ledger
 
+    @property
+    def num_units(self) -> int:
+        """Committed units of all shards."""
+        return sum(map(len, self._units.values()))
+
     def units(self, shard_dir: str) -> tuple[UnitRange, ...]:
         """Committed units of a shard, in order."""
         return tuple(self._units.get(shard_dir, ()))

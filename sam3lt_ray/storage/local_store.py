@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.storage.failures import describe_storage_failure
 from sam3lt_ray.storage.filesystem import local_path
+from sam3lt_ray.storage.ledger import LABELS_PREFIX
 from sam3lt_ray.storage.store import StoredFile
 from sam3lt_ray.storage.store_paths import TEMPORARY_PREFIX, checked_prefix, checked_segments
 
@@ -113,6 +114,16 @@ class LocalStore:
         file = self._file(path)
         with self._explained(file), suppress(FileNotFoundError, NotADirectoryError):
             file.unlink()
+
+    def remove_abandoned(self) -> None:
+        """Remove what killed writers left more than an hour ago, anywhere but below labels/, which may be large."""
+        with self._explained(self._root), suppress(FileNotFoundError), os.scandir(self._root) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name != LABELS_PREFIX:
+                        _collect(Path(entry.path), "", [])
+                elif entry.name.startswith(TEMPORARY_PREFIX):
+                    _remove_abandoned(entry)
 
     def location(self, path: str) -> str:
         """Absolute path."""

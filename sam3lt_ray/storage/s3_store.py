@@ -121,6 +121,9 @@ class S3Store:
         with self._explained(path):
             self._filesystem.call_s3("delete_object", Bucket=self._bucket, Key=self._key(path))
 
+    def remove_abandoned(self) -> None:
+        """Nothing: what is not whole has no name here."""
+
     def location(self, path: str) -> str:
         """The s3:// uri."""
         return f"s3://{self._bucket}/{self._key(path)}"

@@ -41,9 +41,24 @@ def read_snapshot(store: RunStore) -> list[Shard]:
     Raises:
         RunMismatchError: The snapshot is damaged.
     """
+    return decode_snapshot(store, read_snapshot_file(store))
+
+
+def read_snapshot_file(store: RunStore) -> bytes:
+    """The snapshot as it is stored, to be compared; empty for a run that has none yet."""
     try:
-        data = store.read(SNAPSHOT_PATH)
+        return store.read(SNAPSHOT_PATH)
     except FileNotFoundError:
+        return b""
+
+
+def decode_snapshot(store: RunStore, data: bytes) -> list[Shard]:
+    """The shards in a run's snapshot, as it is stored.
+
+    Raises:
+        RunMismatchError: It is damaged.
+    """
+    if not data:
         return []
     with _naming_damage(store):
         return list(_decode(data))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +88,10 @@ class RunStore(Protocol):
         """Remove a file; nothing happens where there is none."""
         ...
 
+    def remove_abandoned(self) -> None:
+        """Remove what writers that were killed more than an hour ago have left; below labels/ a listing does that."""
+        ...
+
     def location(self, path: str) -> str:
         """Where a file is, for people and other programs: absolute path, or s3:// uri."""
         ...
@@ -123,7 +126,7 @@ def probe_conditional_put(store: RunStore) -> bool:
         InputError: The directory cannot be written.
         StorageError: The server failed, or does not implement conditional requests at all.
     """
-    path = f"probe-{uuid.uuid4().hex}"
+    path = "probe"  # what a killed start has left of it goes with the next one's
     try:
         store.create(path, b"first")
         return not store.create(path, b"second")

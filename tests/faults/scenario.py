@@ -23,7 +23,7 @@ from sam3lt_ray.storage.ledger import parse_unit_path, unit_path
 from sam3lt_ray.storage.store import open_store
 from sam3lt_ray.storage.store_paths import TEMPORARY_PREFIX
 from sam3lt_ray.vocabulary.labels import Label, Vocabulary
-from tests.run_checks import all_rows
+from tests.run_checks import OF_A_FINISHED_RUN, all_rows
 from tests.standin import StandInEngine, plain_image, write_tar
 
 ROOT = Path(__file__).parents[2]
@@ -127,13 +127,18 @@ class Scenario:
         return self.labeled.stat().st_size - sum(1 for row in rows if row["status"] == "ok")
 
     def _check_files(self) -> None:
-        """Below labels/ are units, and temporary names of killed writers, which a later listing removes."""
-        labels = Path(self.config.run.output) / "labels"
+        """Below labels/ are units, and elsewhere what a finished run has.
+
+        Temporary names of killed writers may be anywhere; a later start removes them.
+        """
+        root = Path(self.config.run.output)
         long_ago_s = time.time() - 7200
-        for path in labels.rglob(f"{TEMPORARY_PREFIX}*"):
+        for path in root.rglob(f"{TEMPORARY_PREFIX}*"):
             os.utime(path, (long_ago_s, long_ago_s))
+        self.store.remove_abandoned()
         assert [item.path for item in self.store.list("labels") if parse_unit_path(item.path) is None] == []
-        assert list(labels.rglob(f"{TEMPORARY_PREFIX}*")) == []
+        assert list(root.rglob(f"{TEMPORARY_PREFIX}*")) == []
+        assert [item.path for item in self.store.list("") if not item.path.startswith(OF_A_FINISHED_RUN)] == []
 
 
 class Driver:

@@ -22,7 +22,7 @@ from sam3lt_ray.pipeline.summary import RunSummary
 from sam3lt_ray.progress import SilentProgress
 from sam3lt_ray.storage.store import RunStore, open_store
 from sam3lt_ray.storage.store_paths import TEMPORARY_PREFIX
-from tests.run_checks import all_rows, assert_exact
+from tests.run_checks import OF_A_FINISHED_RUN, all_rows, assert_exact
 from tests.servers.s3_server import S3Bucket
 from tests.standin import StandInEngine, plain_image, write_tar
 
@@ -31,17 +31,6 @@ NUM_IMAGES: Final = sum(SHARDS.values())
 IMAGES_PER_UNIT: Final = 4
 _CUT: Final = {"images_per_unit": IMAGES_PER_UNIT, "images_per_group": 40}
 _MOST_STARTS: Final = 6
-# What may stand in a run directory when nobody works on it.
-_FINISHED: Final = (
-    "run.json",
-    "vocabulary.json",
-    "precision.json",
-    "run_summary.json",
-    "totals.parquet",
-    "input/",
-    "labels/",
-    "lease/",
-)
 
 
 class CountingEngine(StandInEngine):
@@ -185,7 +174,7 @@ class FaultyRun:
         """Compare with the run without faults; returns how many images were labeled again because of the fault."""
         rows = assert_exact(self.store, reference.images_by_shard)
         assert rows == reference.rows
-        left = [item.path for item in self.store.list("") if not item.path.startswith(_FINISHED)]
+        left = [item.path for item in self.store.list("") if not item.path.startswith(OF_A_FINISHED_RUN)]
         assert left == []
         return self.images_labeled - reference.images_labeled
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 import signal
+import socket
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,3 +108,32 @@ def test_ctrl_c_and_sigterm_stop_in_good_order(
         driver.finish()
     twice = run.check(reference)
     fault_row("SIGINT, SIGTERM", "driver", 2 * rounds, twice, f"exit code 75 after {slowest_s:.1f} s at most")
+
+
+def test_sigterm_while_storage_says_nothing(tmp_path: Path, s3_credentials: None, fault_row: AddFaultRow) -> None:
+    """Before anything is labeled: the driver still looks at its run directory."""
+    asked = threading.Event()
+    connections: list[socket.socket] = []
+
+    def take_and_keep() -> None:
+        with suppress(OSError):  # until nobody listens any more
+            while True:
+                connections.append(server.accept()[0])
+                asked.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=take_and_keep)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        run = Scenario(tmp_path, {}, storage={"endpoint_url": endpoint})
+        run.config_file.write_text(run.config_file.read_text().replace(str(tmp_path / "run"), "s3://bucket/run"))
+        with run.start("local") as driver:
+            driver.wait_until(asked.is_set)
+            driver.send(signal.SIGTERM)
+            seconds = driver.time_to_end(75, timeout_s=STOPPED_IN_S)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for connection in connections:
+            connection.close()
+    assert "Stopped by a signal" in driver.output
+    fault_row("SIGTERM", "driver, before it labels; S3 does not answer", 1, 0, f"exit code 75 after {seconds:.1f} s")

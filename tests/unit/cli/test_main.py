@@ -187,6 +187,21 @@ def test_the_end_of_a_start_says_what_became_of_the_shards(
     assert "shards       2 new, 1 vanished, 1 finished; 2 of 1,005 open" in capsys.readouterr().out.splitlines()
 
 
+def test_the_end_of_a_start_says_what_nobody_has_looked_at(
+    config_file: Path, stand_in: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = {"new": 0, "changed": 0, "vanished": 0, "open_before": 3, "finished": None}
+
+    def label_run(_config: Any, **_options: object) -> Answer:
+        answer = Answer()
+        answer.content = {"shards": 1_005, "shards_open": None, "images": None, "session": {"shards": shards}}
+        return answer
+
+    stand_in("sam3lt_ray.pipeline.run", label_run=label_run)
+    assert main(["label", "-c", str(config_file)]) == 0
+    assert "shards       unknown of 1,005 open" in capsys.readouterr().out.splitlines()
+
+
 def test_job_is_the_label_command(
     config_file: Path, stand_in: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def make_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make
                     careful=careful,
                     image_timeout_s=60.0,
                     pass_id=pass_id,
+                    driver_id="a driver",
                 )
             )
 

@@ -7,12 +7,13 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sam3lt_ray.pipeline import lost_hosts
 from sam3lt_ray.pipeline.lost_hosts import hang_up_on, hanging_up_on_lost_hosts, silent_addresses
 
 LOST, OTHER = "127.0.0.77", "127.0.0.78"
@@ -123,8 +124,31 @@ def test_who_comes_back_may_be_lost_again(caplog: pytest.LogCaptureFixture) -> N
     assert len(caplog.records) == 2
 
 
-def test_a_connection_made_after_the_loss_is_closed_too(connections: dict[str, socket.socket]) -> None:
-    cluster = Cluster(**{LOST: False})
-    with hanging_up_on_lost_hosts(cluster.nodes, look_every_s=0.001):
-        cluster.await_looks(3)
-    assert connections[LOST].recv(1) == b""
+def test_a_connection_made_after_the_loss_is_closed_too() -> None:
+    cluster = Cluster(**{LOST: True})
+    watch = lost_hosts._Watch(cluster.nodes)
+    cluster.alive[LOST] = False
+    watch.look()
+    with socket.create_server((LOST, 0)) as listening, _connected(listening) as connection:
+        watch.look()
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("alive_before", [True, False], ids=["lost a while ago", "lost before we came"])
+def test_what_else_lives_at_a_lost_address_is_left_alone(alive_before: bool) -> None:
+    cluster = Cluster(**{LOST: alive_before})
+    watch = lost_hosts._Watch(cluster.nodes)
+    cluster.alive[LOST] = False
+    for _ in range(lost_hosts._LOOKS_AT_A_LOSS if alive_before else 1):
+        watch.look()
+    with socket.create_server((LOST, 0)) as listening, _connected(listening) as connection:
+        for _ in range(3):
+            watch.look()
+        assert hang_up_on(LOST) == 1, "it was closed"
+        assert connection.recv(1) == b""
+
+
+@contextmanager
+def _connected(listening: socket.socket) -> Iterator[socket.socket]:
+    with socket.create_connection(listening.getsockname(), timeout=10) as connection, listening.accept()[0]:
+        yield connection

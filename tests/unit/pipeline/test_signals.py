@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 
@@ -30,3 +31,28 @@ def test_listening_again_takes_the_signals_back_from_others() -> None:
         with stop.listening(), pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
+def test_a_process_that_cannot_stop_in_good_order_is_ended() -> None:
+    ended, codes = threading.Event(), []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        ended.set()
+
+    stop = StopRequest(0.01, end)
+    with stop.listening(), stop.listening():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert ended.wait(60)  # as it does for storage that does not answer
+    assert codes == [75]
+
+
+def test_a_process_that_has_stopped_is_not_ended() -> None:
+    stop = StopRequest(3600.0)
+    with stop.listening(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    for timer in timers:
+        timer.join(60)
+    assert not any(timer.is_alive() for timer in timers)

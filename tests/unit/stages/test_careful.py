@@ -46,7 +46,7 @@ def _attempts_until_done(store: RunStore, killers: set[int]) -> tuple[int, list[
     mortal: ImageLabeler = _Mortal(killers)  # type: ignore[assignment]
     for attempt in range(1, 20):
         try:
-            return attempt, CarefulLabeler(mortal, store).label_unit(UNIT, before_image=lambda: None)
+            return attempt, CarefulLabeler(mortal, store, "a driver").label_unit(UNIT, before_image=lambda: None)
         except _Death:
             continue
     raise AssertionError("never finished")
@@ -68,10 +68,29 @@ def test_notes_are_removed_when_the_unit_is_done(store: RunStore) -> None:
 def test_one_death_is_no_proof(store: RunStore) -> None:
     dying: ImageLabeler = _Mortal({12})  # type: ignore[assignment]
     with pytest.raises(_Death):
-        CarefulLabeler(dying, store).label_unit(UNIT, before_image=lambda: None)
+        CarefulLabeler(dying, store, "a driver").label_unit(UNIT, before_image=lambda: None)
     living: ImageLabeler = _Mortal(set())  # type: ignore[assignment]
-    results = CarefulLabeler(living, store).label_unit(UNIT, before_image=lambda: None)
+    results = CarefulLabeler(living, store, "a driver").label_unit(UNIT, before_image=lambda: None)
     assert all(isinstance(result, ImageLabels) for result in results)
+
+
+def test_deaths_that_came_with_the_end_of_a_driver_are_no_images_fault(store: RunStore) -> None:
+    dying: ImageLabeler = _Mortal({12})  # type: ignore[assignment]
+    for driver in ("one", "two", "three"):  # each was ended, and its workers with it, while it waited for image 12
+        with pytest.raises(_Death):
+            CarefulLabeler(dying, store, driver).label_unit(UNIT, before_image=lambda: None)
+    living: ImageLabeler = _Mortal(set())  # type: ignore[assignment]
+    results = CarefulLabeler(living, store, "four").label_unit(UNIT, before_image=lambda: None)
+    assert all(isinstance(result, ImageLabels) for result in results)
+
+
+def test_a_death_that_its_driver_saw_is_not_forgotten_with_it(store: RunStore) -> None:
+    dying: ImageLabeler = _Mortal({12})  # type: ignore[assignment]
+    for driver in ("one", "one", "two"):
+        with pytest.raises(_Death):
+            CarefulLabeler(dying, store, driver).label_unit(UNIT, before_image=lambda: None)
+    results = CarefulLabeler(dying, store, "two").label_unit(UNIT, before_image=lambda: None)
+    assert [result.kind for result in results if isinstance(result, ImageError)] == ["worker_died"]
 
 
 class _FullStore(LocalStore):
@@ -92,7 +111,7 @@ def test_a_note_that_cannot_be_written_blames_no_image(tmp_path: Path) -> None:
     mortal: ImageLabeler = _Mortal(set())  # type: ignore[assignment]
     for _ in range(3):
         with pytest.raises(StorageError, match="full"):
-            CarefulLabeler(mortal, _FullStore(str(tmp_path))).label_unit(UNIT, before_image=lambda: None)
+            CarefulLabeler(mortal, _FullStore(str(tmp_path)), "a driver").label_unit(UNIT, before_image=lambda: None)
     roomy = open_store(str(tmp_path), StorageSettings())
-    results = CarefulLabeler(mortal, roomy).label_unit(UNIT, before_image=lambda: None)
+    results = CarefulLabeler(mortal, roomy, "a driver").label_unit(UNIT, before_image=lambda: None)
     assert [result for result in results if isinstance(result, ImageError)] == []

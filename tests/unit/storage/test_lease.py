@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import pytest
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import RetryableRunError, RunTakenOverError, StorageError
 from sam3lt_ray.storage import lease as lease_module
-from sam3lt_ray.storage.lease import Lease
+from sam3lt_ray.storage.lease import Lease, LeaseRecord, is_dead_neighbour, latest_lease
 from sam3lt_ray.storage.store import RunStore, open_store
 from tests.clocks import SteppedClock
 
@@ -66,6 +67,77 @@ def test_killed_holder_of_this_machine_is_succeeded_at_once(tmp_path: Path, stor
         successor.acquire(told.append)
     assert [text for text in told if "Waiting" in text] == []
     assert "was not given back by" in told[0]
+
+
+def _edited(store: RunStore, **changes: object) -> LeaseRecord:
+    """Rewrite the newest lease; None removes a field."""
+    newest = sorted(item.path for item in store.list("lease"))[-1]
+    record = json.loads(store.read(newest)) | changes
+    record = {name: value for name, value in record.items() if value is not None}
+    store.replace(newest, json.dumps(record).encode())
+    found = latest_lease(store)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize("pid_namespace", ["pid:[1]", "", None], ids=["another", "not told", "0.1.0"])
+def test_who_cannot_see_the_holders_process_watches_its_lease(store: RunStore, pid_namespace: str | None) -> None:
+    holder = Lease(store, duration_s=1000, renews_itself=False)
+    holder.acquire()
+    # Two containers with one name: this process has no such number, or has another process under it.
+    record = _edited(store, pid=2**22 + 1, pid_namespace=pid_namespace)
+    assert not is_dead_neighbour(record)
+    clock = SteppedClock()
+    clock.now_s = record.renewed_at
+    clock.on_sleep = lambda: _edited(store, renewed_at=clock.now_s) and None
+    told: list[str] = []
+    with pytest.raises(RetryableRunError, match=f"process {record.pid}"):
+        Lease(store, duration_s=60, clock=clock, renews_itself=False).acquire(told.append)
+    assert "Waiting 60 s" in told[0]
+
+
+def test_a_missing_process_of_the_same_table_is_proof(store: RunStore) -> None:
+    Lease(store, duration_s=1000, renews_itself=False).acquire()
+    assert is_dead_neighbour(_edited(store, pid=2**22 + 1))
+
+
+def _can_unshare() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not _can_unshare(), reason="needs root and unshare")
+def test_a_living_holder_in_another_container_of_this_host_keeps_the_run(tmp_path: Path, store: RunStore) -> None:
+    script = (
+        "import sys\n"
+        "from sam3lt_ray.config.schema import StorageSettings\n"
+        "from sam3lt_ray.storage.lease import Lease\n"
+        "from sam3lt_ray.storage.store import open_store\n"
+        f"Lease(open_store({str(tmp_path)!r}, StorageSettings()), duration_s=0.4).acquire()\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(RetryableRunError, match="is being worked on"):
+            Lease(store, duration_s=60).acquire()
+
+
+@pytest.mark.parametrize("sees_the_holder", [True, False], ids=["refused at once", "loses the race"])
+def test_who_was_refused_gives_nothing_back(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, sees_the_holder: bool
+) -> None:
+    Lease(store, renews_itself=False).acquire()
+    before = {item.path: store.read(item.path) for item in store.list("lease")}
+    seen = [] if sees_the_holder else [None]  # it has looked before the holder came
+    monkeypatch.setattr(lease_module, "latest_lease", lambda store: seen.pop() if seen else latest_lease(store))
+    with pytest.raises(RetryableRunError, match="is being worked on"), Lease(store, renews_itself=False) as late:
+        late.acquire()
+    assert {item.path: store.read(item.path) for item in store.list("lease")} == before
 
 
 def test_silent_holder_elsewhere_is_succeeded_after_a_lease_duration(store: RunStore) -> None:
@@ -181,3 +253,24 @@ def test_a_lease_is_given_back_on_a_full_disk(store: RunStore, monkeypatch: pyte
         first.release()
     with Lease(store) as second:
         second.acquire()
+
+
+def test_giving_back_does_not_wait_for_a_renewal_that_hangs(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs, released = threading.Event(), threading.Event()
+    replace = store.replace
+
+    def replace_or_hang(path: str, data: bytes) -> None:
+        if threading.current_thread().name == "sam3lt-lease":
+            hangs.set()
+            assert released.wait(60)
+        replace(path, data)
+
+    monkeypatch.setattr(store, "replace", replace_or_hang)
+    monkeypatch.setattr(lease_module, "_RENEWAL_ENDS_WITHIN_S", 0.01)
+    lease = Lease(store, duration_s=0.04)
+    lease.acquire()
+    assert hangs.wait(60)
+    lease._duration_s = 1000.0  # how long it was waited for
+    lease.release()
+    assert json.loads(store.read("lease/00000001.json"))["released"] is True
+    released.set()

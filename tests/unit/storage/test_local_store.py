@@ -91,6 +91,23 @@ def test_unfinished_files_are_no_files(store: LocalStore, tmp_path: Path) -> Non
     assert young.exists()
 
 
+def test_what_killed_writers_left_is_removed_everywhere(store: LocalStore, tmp_path: Path) -> None:
+    store.remove_abandoned()  # of a run that is not there yet
+    run = tmp_path / "run"
+    for path in ("run.json", "lease/00000001.json", "pass/1/a.json", "labels/000/a/unit"):
+        store.create(path, b"x")
+    an_hour_ago_s = time.time() - 3700
+    for folder in ("", "lease", "pass/1", "labels/000"):
+        old, young = run / folder / ABANDONED, run / folder / f"{ABANDONED}4"
+        for file in (old, young):
+            file.write_bytes(b"half")
+        os.utime(old, (an_hour_ago_s, an_hour_ago_s))
+    store.remove_abandoned()
+    assert [path.relative_to(run).as_posix() for path in run.rglob(ABANDONED)] == [f"labels/000/{ABANDONED}"]
+    assert len(list(run.rglob(f"{ABANDONED}4"))) == 4
+    assert len(list(store.list(""))) == 4
+
+
 def test_file_in_the_way_of_a_directory(store: LocalStore) -> None:
     store.create("labels", b"a file")
     for write in (store.create, store.replace):
