@@ -23,8 +23,9 @@ from tests.servers.fixtures import (  # noqa: F401  (fixtures are found by their
 )
 
 # The same examples every time, so that a failure is a change's own; HYPOTHESIS_PROFILE=explore looks for new ones.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
-hypothesis.settings.register_profile("explore", derandomize=False)
+# No deadline: how long an example takes is the machine's affair.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", derandomize=False, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 _UNIT_TESTS = Path(__file__).parent / "unit"

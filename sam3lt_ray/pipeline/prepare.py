@@ -109,7 +109,7 @@ class PreparedRun:
         run = find_run(self.store)
         if _known_labels(self.store, run) != list(self.known_labels):
             what = "labels"
-        elif _hash(b"" if run is None else read_snapshot_file(self.store)) != self.known_snapshot:
+        elif _hash(None if run is None else read_snapshot_file(self.store)) != self.known_snapshot:
             what = "shards"
         else:
             return
@@ -149,7 +149,7 @@ def prepare_run(
         labels=label_prompts(labels.vocabulary.labels),
         input_uri=_plain_uri(config.input.uri),
     )
-    known_snapshot = b"" if run is None else read_snapshot_file(store)
+    known_snapshot = None if run is None else read_snapshot_file(store)
     known_shards = decode_snapshot(store, known_snapshot)
     differences = [] if run is None else compare_identity(run.get("identity", {}), identity.to_json())
     if differences:
@@ -183,8 +183,8 @@ def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _hash(data: bytes | None) -> str:
+    return hashlib.sha256(data or b"").hexdigest()
 
 
 def _known_labels(store: RunStore, run: Mapping[str, Any] | None) -> list[KnownLabel]:

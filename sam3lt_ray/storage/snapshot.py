@@ -44,21 +44,21 @@ def read_snapshot(store: RunStore) -> list[Shard]:
     return decode_snapshot(store, read_snapshot_file(store))
 
 
-def read_snapshot_file(store: RunStore) -> bytes:
-    """The snapshot as it is stored, to be compared; empty for a run that has none yet."""
+def read_snapshot_file(store: RunStore) -> bytes | None:
+    """The snapshot as it is stored, to be compared; None for a run that has none yet."""
     try:
         return store.read(SNAPSHOT_PATH)
     except FileNotFoundError:
-        return b""
+        return None
 
 
-def decode_snapshot(store: RunStore, data: bytes) -> list[Shard]:
+def decode_snapshot(store: RunStore, data: bytes | None) -> list[Shard]:
     """The shards in a run's snapshot, as it is stored.
 
     Raises:
         RunMismatchError: It is damaged.
     """
-    if not data:
+    if data is None:
         return []
     with _naming_damage(store):
         return list(_decode(data))
