@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
@@ -22,5 +23,5 @@ def count_images(shard: Shard, settings: InputSettings, storage: StorageSettings
     try:
         file = SeekableRanges(RangedFile(shard.uri, storage, expected=shard)).as_arrow_file()
         return int(pq.ParquetFile(file).metadata.num_rows)
-    except (ValueError, OSError):  # Arrow's errors are both
+    except (ValueError, OSError, pa.ArrowException):
         return None

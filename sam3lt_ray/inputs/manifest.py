@@ -12,9 +12,10 @@ from typing import Final
 import pyarrow.parquet as pq
 
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
-from sam3lt_ray.errors import InputError
+from sam3lt_ray.errors import InputError, sentence_of
 from sam3lt_ray.inputs.file_listing import FileListing, check_bucket
 from sam3lt_ray.inputs.groups import GroupCandidate, form_groups
+from sam3lt_ray.inputs.keys import MAX_KEY_BYTES, is_too_long, shown
 from sam3lt_ray.inputs.ranged_file import RangedFile, SeekableRanges
 from sam3lt_ray.records import Shard
 from sam3lt_ray.redaction import carries_credentials
@@ -74,7 +75,22 @@ def _candidates(
         key = row[settings.key_column] if settings.key_column else written.strip()
         if key is None or key == "":
             raise InputError(f"Row {number} of {manifest_uri} has no key in column {settings.key_column!r}.")
+        _check_texts(number, manifest_uri, str(key), uri)
         yield GroupCandidate(str(key), uri)
+
+
+def _check_texts(number: int, manifest_uri: str, key: str, uri: str) -> None:
+    try:
+        f"{key}{uri}".encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"Row {number} of {manifest_uri} holds text that is no Unicode, so no table can hold it."
+        ) from None
+    if is_too_long(key):
+        raise InputError(
+            f"Row {number} of {manifest_uri} has a key of more than {MAX_KEY_BYTES:,} bytes: {shown(key)!r}. Use a "
+            "shorter one, or name a column of keys with input.key_column."
+        )
 
 
 def resolve_uri(written: str, manifest_uri: str) -> str:
@@ -112,25 +128,32 @@ def _rows(uri: str, extension: str, columns: list[str], storage: StorageSettings
 
 
 def _parquet_rows(uri: str, source: SeekableRanges, columns: list[str]) -> Iterator[_Row]:
+    number = 0
     try:
         file = pq.ParquetFile(source.as_arrow_file())
-    except Exception as error:
+        _require_columns(uri, columns, file.schema_arrow.names)
+        for batch in file.iter_batches(columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except InputError:
+        raise
+    except Exception as error:  # whatever Arrow says of damage, and texts that are no UTF-8
         if source.failure is not None:
             raise source.failure from None
-        raise InputError(f"The manifest {uri} is no readable Parquet file ({error}).") from None
-    _require_columns(uri, columns, file.schema_arrow.names)
-    number = 0
-    for batch in file.iter_batches(columns=columns):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, row
+        raise InputError(
+            f"The manifest {uri} is no readable Parquet file (after row {number}: {sentence_of(error)})."
+        ) from None
 
 
 def _csv_rows(uri: str, text: str, columns: list[str]) -> Iterator[_Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     _require_columns(uri, columns, list(reader.fieldnames or ()))
-    for number, row in enumerate(reader, start=1):
-        yield number, {column: row[column] for column in columns}
+    try:
+        for number, row in enumerate(reader, start=1):
+            yield number, {column: row[column] for column in columns}
+    except csv.Error as error:
+        raise InputError(f"Line {reader.line_num + 1} of {uri} is no CSV that can be read ({error}).") from None
 
 
 def _json_rows(uri: str, text: str, columns: list[str]) -> Iterator[_Row]:
@@ -141,7 +164,7 @@ def _json_rows(uri: str, text: str, columns: list[str]) -> Iterator[_Row]:
         number += 1
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(
                 f"Line {line_number} of {uri} is not JSON ({error}); expected one object a line."
             ) from None

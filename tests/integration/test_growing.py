@@ -353,3 +353,50 @@ def test_all_of_it_on_s3(seaweed_bucket: S3Bucket, tmp_path: Path) -> None:
     assert run.asked() == _asked(range(30, 34), "circle", "star")
     assert run.images().keys() == {f"{red:03d}.png" for red in [*range(5), 200, *range(30, 34)]}
     _agree(run, summary, run.images())
+
+
+def test_images_of_a_folder_come_and_go(run: Growing) -> None:
+    folder = run.folder / "shards"
+    folder.mkdir()
+    for red in range(8):
+        (folder / f"{red}.png").write_bytes(plain_image((red, 90, 200), (40, 30)))
+    of_four = {"input": {"format": "folder", "images_per_group": 4}}
+    config = run.config(["circle"], **of_four)
+    run.label(config)
+    assert run.asked() == _asked(range(8), "circle")
+
+    # One is gone, and another one is new: only that one is asked.
+    (folder / "1.png").unlink()
+    (folder / "8.png").write_bytes(plain_image((8, 90, 200), (40, 30)))
+    plan = plan_run(config)
+    assert (plan.images_vanished, plan.shards_vanished, plan.shards_changed) == (1, 0, 0)
+    run.label(config)
+    assert run.asked() == _asked([8], "circle")
+    assert run.images().keys() == {f"{red}.png" for red in range(9)}
+
+    # Nothing is left of the second group.
+    for red in range(4, 8):
+        (folder / f"{red}.png").unlink()
+    plan = plan_run(config)
+    assert (plan.images_vanished, plan.shards_vanished) == (5, 1)
+    run.label(config)
+    assert run.asked() == Counter()
+    assert len(run.images()) == 9
+
+    # What is gone cannot be asked a new label, and keeps its old answers.
+    more = run.config(["circle", "star"], **of_four)
+    run.label(more)
+    assert run.asked() == _asked([0, 2, 3, 8], "star")
+    assert run.images()["1.png"].error_kind == "unreadable"
+    assert run.images()["1.png"].presence.keys() == {1}
+
+    # A changed image is refused by its name; its group is labeled anew without what is gone.
+    (folder / "2.png").write_bytes(plain_image((102, 90, 200), (40, 30)))
+    with pytest.raises(RunMismatchError, match=r"changed: 2\.png; gone: 1\.png"):
+        run.label(more)
+    run.label(run.config(["circle", "star"], **of_four, run={"changed": "relabel"}))
+    assert run.asked() == _asked([0, 102, 3], "circle", "star")
+    assert run.images().keys() == {f"{red}.png" for red in range(9) if red != 1}
+    summary = run.label(more)
+    assert run.asked() == Counter()
+    _agree(run, summary, run.images())

@@ -63,6 +63,10 @@ def test_named_columns(tmp_path: Path) -> None:
         ("m.jsonl", '["/a.jpg"]\n', "Line 1 of .* is no JSON object"),
         ("m.jsonl", '{"uri": "/a.jpg"}\n{"url": "/a.jpg"}\n', r"no column 'uri' in line 2 of .*it has: url"),
         ("m.jsonl", '{"uri": 5}\n', "Row 1 .* has no uri in column 'uri': 5"),
+        ("m.jsonl", '{"uri": "/a\\ud800.jpg"}\n', "Row 1 of .* holds text that is no Unicode"),
+        ("m.jsonl", "[" * 100_000, "Line 1 of .* is not JSON"),
+        ("m.csv", "uri\n/a.jpg\n" + "b" * 5_000, "Row 2 of .* has a key of more than 4,096 bytes: 'bbb"),
+        ("m.csv", "uri\n/a.jpg\n" + "b" * 140_000, r"Line \d of .* is no CSV that can be read \(field larger"),
         ("m.parquet", "no parquet", "is no readable Parquet file"),
         ("m.txt", "/a.jpg\n", r"is no manifest: expected \.parquet, \.csv or \.jsonl"),
     ],
@@ -71,6 +75,13 @@ def test_mistakes(tmp_path: Path, name: str, content: str | bytes, message: str)
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(InputError, match=message):
+        list_manifest(path)
+
+
+def test_a_parquet_manifest_with_text_that_is_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"uri": pa.array([b"/a.jpg", b"/\xff.jpg"]).view(pa.string())}), path)
+    with pytest.raises(InputError, match=r"no readable Parquet file \(after row 0: UnicodeDecodeError"):
         list_manifest(path)
 
 
