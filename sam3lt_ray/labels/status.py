@@ -9,11 +9,11 @@ from typing import Any, Final
 
 from sam3lt_ray.labels.causes import add_up_causes
 from sam3lt_ray.labels.footer import read_counts
+from sam3lt_ray.labels.images_ahead import ImagesAhead
 from sam3lt_ray.labels.joined_counts import joined_counts
 from sam3lt_ray.labels.pace import (
     Commit,
     SlowShard,
-    images_left,
     latest_commits,
     recent_rate,
     slowest_shards,
@@ -135,7 +135,7 @@ def read_run_state(store: RunStore, now_s: float | None = None) -> RunState:
     names = {label.id: label.name for label in labels}
     commits = latest_commits(files)
     rate = recent_rate(commits)
-    left = images_left(shards, coverage)
+    left = ImagesAhead.look(shards, coverage).left()
     slowest, middle = slowest_shards(commits, {shard_directory(one.name, one.edition): one.name for one in shards})
     holder = read_holder(store)
     return RunState(

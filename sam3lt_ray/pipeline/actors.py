@@ -73,6 +73,7 @@ class UnitOutcome:
         actor: Ray's id of the actor that labeled it.
         labeled_on: Address of that actor's node.
         read_on: Address of the node that read it.
+        shard_bytes_per_image: See :attr:`sam3lt_ray.records.Unit.shard_bytes_per_image`.
     """
 
     shard: str
@@ -87,6 +88,7 @@ class UnitOutcome:
     actor: str
     labeled_on: str
     read_on: str
+    shard_bytes_per_image: float = 0.0
 
 
 class SegmentActor:
@@ -130,6 +132,7 @@ class SegmentActor:
             "read_s": unit.read_s,
             "num_read_bytes": unit.num_bytes,
             "read_on": unit.read_on,
+            "shard_bytes_per_image": unit.shard_bytes_per_image,
             **self._whereabouts,
         }
 
@@ -205,6 +208,7 @@ def outcomes(table: pa.Table) -> list[UnitOutcome]:
             actor=row["actor"],
             labeled_on=row["labeled_on"],
             read_on=row["read_on"],
+            shard_bytes_per_image=row["shard_bytes_per_image"],
         )
         for row in table.to_pylist()
     ]
