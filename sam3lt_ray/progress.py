@@ -23,13 +23,14 @@ class ProgressListener(Protocol):
     """Receives what happens in a run. All calls come from one thread."""
 
     def plan_known(
-        self, *, total_images: int | None, total_units: int | None, done_images: int = 0, done_units: int = 0
+        self, *, total_images: int | None, is_estimate: bool = False, done_images: int = 0, done_units: int = 0
     ) -> None:
         """The plan is made; called again when totals become known or better known.
 
         Args:
-            total_images: Images of the whole input, finished ones included; None where the format cannot tell.
-            total_units: Units of the whole input; None where the format cannot tell.
+            total_images: Images there will be when this start has done all it is to do, finished ones included; None
+                as long as nothing is known to guess from.
+            is_estimate: The number is guessed from bytes.
             done_images: Images that earlier starts of this run have labeled.
             done_units: Units that earlier starts of this run have committed.
         """
@@ -75,10 +76,10 @@ class LogProgress:
         self._untold = False
 
     def plan_known(
-        self, *, total_images: int | None, total_units: int | None, done_images: int = 0, done_units: int = 0
+        self, *, total_images: int | None, is_estimate: bool = False, done_images: int = 0, done_units: int = 0
     ) -> None:
         """See :class:`ProgressListener`."""
-        self._tally.plan(total_images, total_units, done_images, done_units)
+        self._tally.plan(total_images, done_images, done_units, is_estimate=is_estimate)
 
     def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         """See :class:`ProgressListener`."""
@@ -157,10 +158,10 @@ class TerminalProgress:
         )
 
     def plan_known(
-        self, *, total_images: int | None, total_units: int | None, done_images: int = 0, done_units: int = 0
+        self, *, total_images: int | None, is_estimate: bool = False, done_images: int = 0, done_units: int = 0
     ) -> None:
         """See :class:`ProgressListener`."""
-        self._tally.plan(total_images, total_units, done_images, done_units)
+        self._tally.plan(total_images, done_images, done_units, is_estimate=is_estimate)
         self._show()
 
     def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
@@ -192,7 +193,7 @@ class SilentProgress:
     """Tells nothing: for use from Python."""
 
     def plan_known(
-        self, *, total_images: int | None, total_units: int | None, done_images: int = 0, done_units: int = 0
+        self, *, total_images: int | None, is_estimate: bool = False, done_images: int = 0, done_units: int = 0
     ) -> None:
         """See :class:`ProgressListener`."""
 

@@ -15,7 +15,7 @@ class Tally:
 
     clock: Callable[[], float] = time.monotonic
     total_images: int | None = None
-    total_units: int | None = None
+    is_estimate: bool = False
     done_images: int = 0
     done_units: int = 0
     errors: int = 0
@@ -24,12 +24,12 @@ class Tally:
     _images_here: int = 0
     _started_s: float | None = field(default=None)
 
-    def plan(self, total_images: int | None, total_units: int | None, done_images: int, done_units: int) -> None:
+    def plan(self, total_images: int | None, done_images: int, done_units: int, *, is_estimate: bool = False) -> None:
         """Take over what the plan says; ``done_*`` counts earlier starts only, so what was done here is added."""
         if self._started_s is None:
             self._started_s = self.clock()
             self.done_images, self.done_units = done_images, done_units
-        self.total_images, self.total_units = total_images, total_units
+        self.total_images, self.is_estimate = total_images, is_estimate
 
     def add(self, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         """Count one unit; arguments as in ``ProgressListener.unit_done``."""
@@ -63,6 +63,7 @@ class Tally:
         return {
             "images_done": self.done_images,
             "images_total": self.total_images,
+            "images_total_is_estimate": self.is_estimate,
             "units_done": self.done_units,
             "images_per_s": self.images_per_s,
             "remaining_s": self.remaining_s,
@@ -73,12 +74,14 @@ class Tally:
 
     def describe(self) -> str:
         """The counts in one line."""
-        of_total = "" if self.total_images is None else f" of {self.total_images:,}"
+        about = "~" if self.is_estimate else ""
+        # Whole units are committed, so a start may come out somewhat above its limit.
+        of_total = "" if self.total_images is None else f" of {about}{max(self.total_images, self.done_images):,}"
         parts = [f"{self.done_images:,}{of_total} images"]
         if self.images_per_s is not None:
             parts.append(f"{self.images_per_s:.1f} images/s")
         if self.remaining_s is not None:
-            parts.append(f"{format_duration(self.remaining_s)} left")
+            parts.append(f"{about}{format_duration(self.remaining_s)} left")
         parts.append(f"{self.instances:,} instances")
         parts.append(f"{self.errors:,} {'error' if self.errors == 1 else 'errors'}")
         if self.busy_share is not None:

@@ -127,6 +127,13 @@ class Unit:
         """Of all images, compressed as they are."""
         return sum(len(image.data) for image in self.images)
 
+    @property
+    def shard_bytes_per_image(self) -> float:
+        """What an image takes of the shard, with all that lies around it, as far as the format lets one see."""
+        if self.resume_offset is not None and self.range.end:
+            return self.resume_offset / self.range.end
+        return self.num_bytes / max(1, len(self.images))
+
 
 @dataclass(frozen=True, slots=True)
 class ReadRange:

@@ -64,8 +64,7 @@ class JobCluster:
 
     def info(self, job_id: str) -> dict[str, Any]:
         """Status and message of a job."""
-        with urllib.request.urlopen(f"{self.jobs_url}/api/jobs/{job_id}", timeout=30) as answer:
-            found: dict[str, Any] = json.load(answer)
+        found: dict[str, Any] = json.loads(_get(f"{self.jobs_url}/api/jobs/{job_id}", self.environment))
         return found
 
     @contextmanager
@@ -105,14 +104,22 @@ def running_job_cluster(
         environment: On top of this process's own, for Ray and so for jobs and workers.
         stranger_to: A folder of which the last worker sees nothing, nor of the cluster's: neither what is sent with a
             job nor what a driver writes.
+
+    Every worker has an address of its own, :func:`worker_address`.
     """
     with ExitStack() as stack:
         cluster = stack.enter_context(started_head(folder, environment))
         for number, cpus in enumerate(worker_cpus):
             is_last = number + 1 == len(worker_cpus)
-            place = HERE if stranger_to is None or not is_last else HERE.without(folder, stranger_to)
+            here = Place(worker_address(number))
+            place = here if stranger_to is None or not is_last else here.without(folder, stranger_to)
             stack.enter_context(cluster.started_worker(f"worker-{number}", f"--num-cpus={cpus}", place=place))
         yield cluster
+
+
+def worker_address(number: int) -> str:
+    """Where the worker of this number is, counted from 0: all of 127.0.0.0/8 is this machine."""
+    return f"127.0.0.{2 + number}"
 
 
 @contextmanager
@@ -130,7 +137,7 @@ def started_head(folder: Path, environment: Mapping[str, str], place: Place = HE
     options += [f"--ray-client-server-port={client}", "--num-cpus=0", f"--temp-dir={folder}/ray"]
     with started_node(folder, "head", whole, *options, place=place):
         cluster = JobCluster(f"http://{place.address}:{dashboard}", f"{place.address}:{port}", whole, folder)
-        cluster.wait_until(lambda: _answers(f"{cluster.jobs_url}/api/jobs/"), "head")
+        cluster.wait_until(lambda: _answers(cluster), "head")
         yield cluster
 
 
@@ -166,17 +173,26 @@ def started_node(
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def _answers(url: str) -> bool:
+def _answers(cluster: JobCluster) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
+        return bool(_get(f"{cluster.jobs_url}/api/jobs/", cluster.environment))
     except OSError:
         return False
 
 
 def _nodes(cluster: JobCluster) -> int:
     try:
-        with urllib.request.urlopen(f"{cluster.jobs_url}/nodes?view=summary", timeout=5) as answer:
-            return sum(1 for node in json.load(answer)["data"]["summary"] if node["raylet"]["state"] == "ALIVE")
+        nodes = json.loads(_get(f"{cluster.jobs_url}/nodes?view=summary", cluster.environment))
     except OSError:
         return 0
+    return sum(1 for node in nodes["data"]["summary"] if node["raylet"]["state"] == "ALIVE")
+
+
+def _get(url: str, environment: Mapping[str, str]) -> bytes:
+    """What a cluster answers, which may want a token."""
+    request = urllib.request.Request(url)
+    if environment.get("RAY_AUTH_MODE") == "token":
+        request.add_header("Authorization", f"Bearer {environment['RAY_AUTH_TOKEN']}")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: bytes = answer.read()
+    return found

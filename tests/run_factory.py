@@ -81,6 +81,7 @@ def make_run(
     *,
     layer: str = "000",
     images_per_unit: int = 4,
+    bytes_per_image: int | None = None,
     config: Mapping[str, object] | None = None,
 ) -> RunStore:
     """Write a run directory; called again with another layer, that layer is added.
@@ -91,10 +92,19 @@ def make_run(
         labels: The layer's labels; ``presence`` of every image names exactly these.
         layer: Name of the layer.
         images_per_unit: Images per Parquet file.
+        bytes_per_image: What an image takes of its shard, in formats that are read by offset.
         config: Resolved config for run.json.
     """
     store = open_store(str(folder), StorageSettings())
-    write_run(store, images, labels, layer=layer, images_per_unit=images_per_unit, config=config)
+    write_run(
+        store,
+        images,
+        labels,
+        layer=layer,
+        images_per_unit=images_per_unit,
+        bytes_per_image=bytes_per_image,
+        config=config,
+    )
     return store
 
 
@@ -105,6 +115,7 @@ def write_run(
     *,
     layer: str = "000",
     images_per_unit: int = 4,
+    bytes_per_image: int | None = None,
     config: Mapping[str, object] | None = None,
 ) -> None:
     """Like :func:`make_run`, into a store of any kind."""
@@ -116,7 +127,9 @@ def write_run(
         for first in range(0, len(of_shard), images_per_unit):
             chosen = of_shard[first : first + images_per_unit]
             unit_range = UnitRange(first, len(chosen), first + len(chosen) == len(of_shard))
-            unit = Unit(shard, unit_range, tuple(EncodedImage(image.index, image.key) for image in chosen))
+            encoded = tuple(EncodedImage(image.index, image.key) for image in chosen)
+            offset = None if bytes_per_image is None or unit_range.is_last else bytes_per_image * unit_range.end
+            unit = Unit(shard, unit_range, encoded, offset)
             rows = build_rows(unit, [_result(image, labels) for image in chosen], loose_files=False)
             data = encode_unit_file(unit, rows, provenance)
             assert store.create(unit_path(layer, shard, unit_range), data)

@@ -56,7 +56,10 @@ def plan(
     price_per_gpu_hour: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="X", help="Estimate money: an hour of one GPU (without GPUs: of one actor) costs X."
+            min=0,
+            metavar="X",
+            help="Estimate money: an hour of one GPU (without GPUs: of one actor) costs X. Implies --calibrate 64, "
+            "unless there is --calibrate or --images-per-second.",
         ),
     ] = None,
     calibrate: Annotated[

@@ -1,4 +1,4 @@
-"""How fast a run goes and how much is left of it, from names and times in a listing; nothing is opened."""
+"""How fast a run goes, from names and times in a listing; nothing is opened."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from itertools import pairwise
 from statistics import median
 from typing import Final
 
-from sam3lt_ray.records import Shard
-from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.ledger import UnitFile, parse_unit_path
 from sam3lt_ray.storage.store import StoredFile
 
@@ -33,19 +31,6 @@ class SlowShard:
 
     name: str
     images_per_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ImagesLeft:
-    """Images that were not asked everything.
-
-    Attributes:
-        images: How many; None where nothing is known to guess from.
-        is_estimate: Some shards' numbers of images are guessed from their bytes.
-    """
-
-    images: int | None
-    is_estimate: bool
 
 
 def latest_commits(files: Iterable[StoredFile]) -> list[Commit]:
@@ -83,34 +68,6 @@ def slowest_shards(commits: Sequence[Commit], names: Mapping[str, str]) -> tuple
     middle = median(rates.values())
     slow = sorted((rate, names[shard_dir]) for (_, shard_dir), rate in rates.items() if rate < middle)
     return [SlowShard(name, rate) for rate, name in slow[:_NAMED_SHARDS]], middle
-
-
-def images_left(shards: Sequence[Shard], coverage: Coverage) -> ImagesLeft:
-    """Images that still have to be asked something.
-
-    How many are in a tar or Parquet file is known when its last unit is committed. Until then its bytes tell, by the
-    bytes per image of those shards that are known.
-    """
-    ends = {shard.name: _num_images(shard, coverage) for shard in shards}
-    known = [(shard.size_bytes, end) for shard in shards if shard.size_bytes and (end := ends[shard.name])]
-    known_images = sum(end for _, end in known)
-    bytes_per_image = sum(size for size, _ in known) / known_images if known_images else None
-    left, is_estimate = 0, False
-    for shard in shards:
-        for gap in coverage.gaps(shard):
-            end = gap.end if gap.end is not None else ends[shard.name]
-            if end is None:
-                if not bytes_per_image or not shard.size_bytes:
-                    return ImagesLeft(None, True)
-                end, is_estimate = round(shard.size_bytes / bytes_per_image), True
-            left += max(0, end - gap.first)
-    return ImagesLeft(left, is_estimate)
-
-
-def _num_images(shard: Shard, coverage: Coverage) -> int | None:
-    if shard.members:
-        return len(shard.members)
-    return next((unit.range.end for unit in coverage.units(shard) if unit.range.is_last), None)
 
 
 def _rate(commits: Sequence[Commit]) -> float | None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Final
 
 from sam3lt_ray.labels.causes import add_up_causes
-from sam3lt_ray.labels.footer import read_counts
+from sam3lt_ray.labels.footer import read_counts, read_resume_offset
+from sam3lt_ray.labels.images_ahead import ImageCount, ImagesAhead
 from sam3lt_ray.labels.joined_counts import joined_counts
 from sam3lt_ray.labels.pace import (
     Commit,
     SlowShard,
-    images_left,
     latest_commits,
     recent_rate,
     slowest_shards,
@@ -22,6 +23,7 @@ from sam3lt_ray.labels.pace import (
 from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.status_text import describe_state
 from sam3lt_ray.labels.totals import RunTotals, file_id
+from sam3lt_ray.records import Shard
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.holder import Holder, read_holder
 from sam3lt_ray.storage.layers import questions_of, read_layers
@@ -35,6 +37,7 @@ _STUCK_S: Final = 900.0
 _STUCK_INTERVALS: Final = 5
 _MAX_OPENED_FOR_CAUSES: Final = 20
 _NAMED_CAUSES: Final = 5
+_MAX_OPENED_FOR_SIZES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class RunState:
 
 
 def read_run_state(store: RunStore, now_s: float | None = None) -> RunState:
-    """Read how far a run is; opens footers of units that no start has added up and of a few with errors, no rows.
+    """Read how far a run is; opens footers of units that no start has added up and of a few others, no rows.
 
     Args:
         store: The run directory; nothing is written.
@@ -138,7 +141,7 @@ def read_run_state(store: RunStore, now_s: float | None = None) -> RunState:
     names = {label.id: label.name for label in labels}
     commits = latest_commits(files)
     rate = recent_rate(commits)
-    left = images_left(shards, coverage)
+    left = _count_left(store, shards, coverage)
     slowest, middle = slowest_shards(commits, {shard_directory(one.name, one.edition): one.name for one in shards})
     holder = read_holder(store)
     return RunState(
@@ -163,6 +166,18 @@ def read_run_state(store: RunStore, now_s: float | None = None) -> RunState:
         holder=None if holder is None else _holder_state(holder, commits, now_s),
         last_summary=read_json(store, SUMMARY_PATH),
     )
+
+
+def _count_left(store: RunStore, shards: Sequence[Shard], coverage: Coverage) -> ImageCount:
+    """As long as no shard is done, some units' footers tell what an image takes of its shard."""
+    ahead = ImagesAhead.look(shards, coverage)
+    if ahead.left().images is None:
+        begun = (units[-1] for shard in shards if (units := coverage.units(shard)))
+        for unit in islice(begun, _MAX_OPENED_FOR_SIZES):
+            offset = read_resume_offset(store, unit.path)
+            if offset is not None:
+                ahead.read(unit.range.end, offset / unit.range.end)
+    return ahead.left()
 
 
 def _causes(store: RunStore, coverage: Coverage, with_errors: Mapping[int, object]) -> dict[str, int]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import ray
 
@@ -61,6 +61,19 @@ class ActorResources:
     def units_at_once(self) -> int:
         """Units that an actor labels side by side; on a GPU one begins while the one before is written down."""
         return 2 if self.device == "cuda" else 1
+
+    def num_fitting(self, nodes: Sequence[Mapping[str, Any]]) -> int:
+        """How many such actors the living nodes of a cluster can carry, as if nobody else used them.
+
+        Args:
+            nodes: As ``ray.nodes()`` tells them.
+        """
+        shares = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        living = [node["Resources"] for node in nodes if node["Alive"]]
+        return sum(
+            min(math.floor(node.get(kind, 0.0) / share + 1e-9) for kind, share in shares.items() if share)
+            for node in living
+        )
 
 
 @dataclass(frozen=True, slots=True)

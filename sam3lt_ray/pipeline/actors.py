@@ -75,6 +75,7 @@ class UnitOutcome:
         actor: Ray's id of the actor that labeled it.
         labeled_on: Address of that actor's node.
         read_on: Address of the node that read it.
+        shard_bytes_per_image: See :attr:`sam3lt_ray.records.Unit.shard_bytes_per_image`.
     """
 
     shard: str
@@ -89,6 +90,7 @@ class UnitOutcome:
     actor: str
     labeled_on: str
     read_on: str
+    shard_bytes_per_image: float = 0.0
 
 
 class SegmentActor:
@@ -132,6 +134,7 @@ class SegmentActor:
             "read_s": unit.read_s,
             "num_read_bytes": unit.num_bytes,
             "read_on": unit.read_on,
+            "shard_bytes_per_image": unit.shard_bytes_per_image,
             **self._whereabouts,
         }
 
@@ -217,6 +220,7 @@ def outcomes(table: pa.Table) -> list[UnitOutcome]:
             actor=row["actor"],
             labeled_on=row["labeled_on"],
             read_on=row["read_on"],
+            shard_bytes_per_image=row["shard_bytes_per_image"],
         )
         for row in table.to_pylist()
     ]

@@ -6,9 +6,9 @@ Every figure comes with a sentence about where it is from. Nothing is written, a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Final, Literal
 
 from sam3lt_ray.errors import InputError, UsageError
 from sam3lt_ray.pipeline.actor_plan import ActorResources, plan_local_actors
@@ -28,6 +28,7 @@ from sam3lt_ray.storage.ledger import LABELS_PREFIX, is_retry
 from sam3lt_ray.vocabulary.labels import Vocabulary
 
 _LabelIds = frozenset[int]
+_DEFAULT_CALIBRATION: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class EstimateOptions:
     """What to estimate with.
 
     Attributes:
-        price_per_gpu_hour: Price of one GPU (without GPUs: of one actor) for an hour, in whatever currency.
+        price_per_gpu_hour: Price of one GPU (without GPUs: of one actor) for an hour, in whatever currency. Without a
+            rate, some images are labeled to measure one.
         calibrate: Label this many images to measure; None: do not.
         images_per_s: Stated rate of one GPU or actor; None: not known.
         gpus: GPUs (or actors) that will work; None: those of this machine if it is measured, else ``compute.actors``.
@@ -50,15 +52,15 @@ class EstimateOptions:
         """Refuse what makes no sense together.
 
         Raises:
-            UsageError: Two rates, or a price without one.
+            UsageError: There are two rates.
         """
         if self.calibrate is not None and self.images_per_s is not None:
             raise UsageError("--calibrate measures what --images-per-second states: give one of them.")
-        if self.price_per_gpu_hour is not None and self.calibrate is None and self.images_per_s is None:
-            raise UsageError(
-                "--price-per-gpu-hour needs to know how fast a GPU is: add --calibrate 64 (labels some images on this "
-                "machine), or --images-per-second R if you know it."
-            )
+
+    @property
+    def calibrates_by_default(self) -> bool:
+        """Money is asked for and no word is said about speed."""
+        return self.price_per_gpu_hour is not None and self.calibrate is None and self.images_per_s is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,9 @@ def estimate_run(
         StorageError: The input cannot be read.
         CheckpointError: The checkpoint cannot be loaded.
     """
-    config = prepared.config
+    config, is_default = prepared.config, options.calibrates_by_default
+    if is_default:
+        options = replace(options, calibrate=_DEFAULT_CALIBRATION)
     vanished = set(prepared.snapshot.vanished)
     shards = [shard for shard in prepared.shards if shard.name not in vanished]
     sample = sample_input(shards, config.input, config.storage, options.calibrate or 0)
@@ -154,7 +158,7 @@ def estimate_run(
         whole=cost_of([(whole, rates[everything], outputs.get(everything))], terms),
         remaining=cost_of([(work, rates[ids], outputs.get(ids)) for ids, work in remaining.items()], terms),
         images_from=sizes.describe(shards),
-        rate_from=_describe_rate(measured, everything, resources, options),
+        rate_from=_describe_rate(measured, everything, resources, options, is_default=is_default),
         images_per_s=rates[everything],
         output_from=_describe_output(measured.get(everything), outputs),
     )
@@ -242,6 +246,8 @@ def _describe_rate(
     everything: _LabelIds,
     resources: ActorResources | None,
     options: EstimateOptions,
+    *,
+    is_default: bool,
 ) -> str | None:
     if everything not in measured:
         return None if options.images_per_s is None else "as stated, whatever labels are asked"
@@ -256,7 +262,8 @@ def _describe_rate(
     low, high = min(found.rates) / devices, max(found.rates) / devices
     rounds = f" in {count_of(len(found.rates), 'round')} ({low:.3g} to {high:.3g} images/s)"
     layers = f"; each of {len(measured)} sets of labels" if len(measured) > 1 else ""
-    return f"measured on {first.images:,} images{errors}{rounds}, by {where}{layers}"
+    default = ", as no rate was given (--calibrate N, --images-per-second R)" if is_default else ""
+    return f"measured on {first.images:,} images{errors}{rounds}, by {where}{layers}{default}"
 
 
 def _describe_output(measured: Calibration | None, outputs: Mapping[_LabelIds, OutputSize]) -> str | None:

@@ -7,29 +7,32 @@ with ``ray_`` in front and, for counters, ``_total`` behind the name.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
-from typing import Final, TypeAlias
+from typing import Any, Final
 
+import ray
 from ray.util import metrics as prometheus
 
+from sam3lt_ray.pipeline.actor_plan import ActorResources
 from sam3lt_ray.pipeline.actors import UnitOutcome
-from sam3lt_ray.records import UnitRange
-from sam3lt_ray.stages.read import ShardWork
-from sam3lt_ray.storage.ledger import parse_unit_path
+from sam3lt_ray.pipeline.open_shards import OpenShards
 
 # A time series for each label of a large vocabulary is more than a metrics store wants.
 MAX_LABELS: Final = 100
 OTHER_LABELS: Final = "(other)"
-_Gaps: TypeAlias = Sequence[tuple[int, int | None]]
 _BUSY_WINDOW_S: Final = 60.0
 _SEEN_WINDOW_S: Final = 600.0  # a device that has reported nothing for so long is gone
 # Ray forgets a gauge that is not set between its reports, and a unit may well take longer than that. Reports are 10 s
 # apart, or what RAY_metrics_report_interval_ms says; never less than a second.
 _GAUGE_INTERVAL_S: Final = 1.0
+# Between two looks at the cluster, whose nodes come and go.
+_LOOK_EVERY_S: Final = 5.0
 
 
 class RunMetrics:
@@ -38,8 +41,8 @@ class RunMetrics:
     Args:
         run: The run's location, a tag of all metrics.
         label_names: Name by label id; beyond :data:`MAX_LABELS` they are counted as :data:`OTHER_LABELS`.
-        num_actors: How many devices there are to be busy, at least.
         shards: Which are open.
+        nodes: Tells the nodes of the cluster, as ``ray.nodes()`` does.
         gauge_interval_s: How often gauges are set anew.
     """
 
@@ -47,13 +50,15 @@ class RunMetrics:
         self,
         run: str,
         label_names: Mapping[int, str],
-        num_actors: int,
         shards: OpenShards,
         *,
+        nodes: Callable[[], Sequence[Mapping[str, Any]]] = ray.nodes,
         gauge_interval_s: float = _GAUGE_INTERVAL_S,
     ) -> None:
         self._label_names = dict(list(label_names.items())[:MAX_LABELS])
-        self._busy = BusyShare(num_actors)
+        self._busy = BusyShare()
+        self._nodes = nodes
+        self._resources: ActorResources | None = None
         self._open_shards = shards
         self._images = _counter(
             "sam3lt_images", "Images labeled and committed by this start, by status.", "status", run
@@ -84,6 +89,17 @@ class RunMetrics:
         self._closed.set()
         self._keeper.join()
 
+    def begin_pass(self, resources: ActorResources, num_there: int) -> None:
+        """The next pass has actors of its own.
+
+        Args:
+            resources: What they are to be.
+            num_there: How many of them the cluster can carry as it is now.
+        """
+        self._resources = resources
+        self._busy.expect(resources.num_actors)
+        self._busy.note_room(num_there)
+
     def add(self, outcome: UnitOutcome) -> float | None:
         """Count a unit that was labeled.
 
@@ -107,7 +123,12 @@ class RunMetrics:
         return share
 
     def _keep_gauges(self) -> None:
+        looked_s = time.monotonic()
         while not self._closed.wait(self._gauge_interval_s):
+            if self._resources is not None and time.monotonic() >= looked_s + _LOOK_EVERY_S:
+                looked_s = time.monotonic()
+                with suppress(Exception):  # whatever is wrong with Ray, the pass itself will say it
+                    self._busy.note_room(self._resources.num_fitting(self._nodes()))
             self._show_gauges()
 
     def _show_gauges(self) -> float | None:
@@ -122,17 +143,30 @@ class RunMetrics:
 class BusyShare:
     """How much of the time devices work, over the last minute or so. May be asked in one thread and told in another.
 
+    The devices are those that are there: the planned ones, or more when more have reported, but never more than living
+    nodes have room for. What an autoscaler has not brought yet, or took away, is not idle.
+
     Args:
-        num_devices: Devices that could work, at least; a pool may grow.
         clock: Monotonic seconds.
     """
 
-    def __init__(self, num_devices: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._num_devices = max(1, num_devices)
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
+        self._num_planned = 1
+        self._room: float = math.inf
         self._reports: deque[tuple[float, float]] = deque([(clock(), 0.0)])
         self._last_seen: dict[str, float] = {}
+
+    def expect(self, num_planned: int) -> None:
+        """So many devices should work from now on; a pool may grow beyond them."""
+        with self._lock:
+            self._num_planned = num_planned
+
+    def note_room(self, num_devices: int) -> None:
+        """So many devices find room in the cluster as it is now."""
+        with self._lock:
+            self._room = num_devices
 
     def add(self, busy_s: float, device: str) -> None:
         """What a device has worked since its last report."""
@@ -152,6 +186,7 @@ class BusyShare:
         with self._lock:
             reports = list(self._reports)
             last_seen = list(self._last_seen.values())
+            num_planned, room = self._num_planned, self._room
         if len(reports) == 1:
             return None
         spans = [(before, after, busy_s) for (before, _), (after, busy_s) in pairwise(reports)]
@@ -159,55 +194,9 @@ class BusyShare:
         end = max(reports[-1][0], self._clock() - max(usual_s, _BUSY_WINDOW_S))
         begin = max(reports[0][0], end - _BUSY_WINDOW_S)
         num_seen = sum(seen_s >= end - max(usual_s, _SEEN_WINDOW_S) for seen_s in last_seen)
-        num_devices = max(self._num_devices, num_seen)
+        num_devices = max(1, min(room, max(num_planned, num_seen)))
         worked_s = sum(busy_s * _share_behind(begin, before, after) for before, after, busy_s in spans)
         return min(1.0, worked_s / ((end - begin) * num_devices)) if end > begin else 0.0
-
-
-class OpenShards:
-    """Which shards are still open, as units are committed.
-
-    Args:
-        work: What is to do, of all layers; all other shards are final.
-        num_shards: Shards of the run.
-    """
-
-    def __init__(self, work: Iterable[ShardWork], num_shards: int) -> None:
-        # By layer and shard. There may be a million: nothing is made for a shard before its first unit.
-        self._left: dict[str, dict[str, _Gaps]] = {}
-        for item in work:
-            self._left.setdefault(item.layer, {})[item.shard.name] = _gaps(item)
-        self._units: dict[tuple[str, str], set[UnitRange]] = {}
-        # Asked at every unit, so it is kept, not counted anew.
-        layers = list(self._left.values())
-        self._num_open = sum(
-            not any(shard in earlier for earlier in layers[:number])
-            for number, of_layer in enumerate(layers)
-            for shard in of_layer
-        )
-        self._num_shards = num_shards
-
-    @property
-    def num_open(self) -> int:
-        """Shards that lack rows."""
-        return self._num_open
-
-    @property
-    def num_final(self) -> int:
-        """Shards whose every image has all its rows."""
-        return self._num_shards - self.num_open
-
-    def add(self, outcome: UnitOutcome) -> None:
-        """A unit of a shard is committed."""
-        unit = parse_unit_path(outcome.path)
-        if unit is None or outcome.shard not in self._left.get(unit.layer, ()):
-            return
-        units = self._units.setdefault((unit.layer, outcome.shard), set())
-        units.add(unit.range)
-        if all(_is_filled(first, end, units) for first, end in self._left[unit.layer][outcome.shard]):
-            del self._left[unit.layer][outcome.shard], self._units[unit.layer, outcome.shard]
-            if not any(outcome.shard in of_layer for of_layer in self._left.values()):
-                self._num_open -= 1
 
 
 def _share_behind(moment: float, first: float, last: float) -> float:
@@ -215,17 +204,6 @@ def _share_behind(moment: float, first: float, last: float) -> float:
     if first >= moment:
         return 1.0
     return (last - moment) / (last - first) if last > moment else 0.0
-
-
-def _gaps(work: ShardWork) -> _Gaps:
-    return work.gaps or [(retry.unit.range.first, retry.unit.range.end) for retry in work.retries]
-
-
-def _is_filled(first: int, end: int | None, units: Iterable[UnitRange]) -> bool:
-    """Units never overlap and never reach over the end of a gap, so it is enough to count images."""
-    inside = [unit for unit in units if unit.first >= first and (end is None or unit.end <= end)]
-    last = end if end is not None else next((unit.end for unit in inside if unit.is_last), None)
-    return last is not None and sum(unit.count for unit in inside) == last - first
 
 
 def _counter(name: str, description: str, tag: str | None, run: str) -> prometheus.Counter:

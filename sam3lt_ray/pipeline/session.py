@@ -14,6 +14,7 @@ from sam3lt_ray.errors import (
     StorageError,
     sentence_of,
 )
+from sam3lt_ray.labels.images_ahead import ImagesAhead
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.pipeline.bookkeeping import Bookkeeping
 from sam3lt_ray.pipeline.error_budget import ErrorBudget
@@ -116,6 +117,7 @@ class RunSession:
         if not work:
             return self._finish(status, f"There are no error rows.{rest}")
         self._listener.message(f"{num_errors:,} error rows are tried again.")
+        self._books.announce(ImagesAhead(counted=num_errors))
         return self._work_off(work, f"{num_errors:,} error rows were tried again.{rest}", status)
 
     def _present_coverage(self) -> Coverage:
@@ -133,14 +135,9 @@ class RunSession:
         return coverage
 
     def _announce(self, coverage: Coverage) -> None:
-        loose = self._prepared.config.input.has_loose_files
-        self._listener.plan_known(
-            # Groups of loose files know their size; tars and Parquet files would have to be opened.
-            total_images=sum(len(shard.members) for shard in self._prepared.shards) if loose else None,
-            total_units=None,
-            done_images=sum(coverage.num_done(shard) for shard in self._prepared.shards),
-            done_units=sum(1 for _ in coverage.iter_units()),
-        )
+        vanished = set(self._prepared.snapshot.vanished)
+        ahead = ImagesAhead.look(self._prepared.shards, coverage, vanished)
+        self._books.announce(ahead, done_units=sum(1 for _ in coverage.iter_units()))
 
     def _work_off(self, work: list[LayerWork], message: str, status: RunStatus = "done") -> RunSummary:
         try:
@@ -154,7 +151,7 @@ class RunSession:
                 self._device = sweeper.resources.device
                 self._lease.confirm()
                 fix_precision(self._prepared.store, self._precision(self._device))
-                self._books.begin(work, sweeper.resources.num_actors)
+                self._books.begin(work)
                 leftover: list[ShardWork] = []
                 for layer_work in work:
                     rest = sweeper.sweep_until_complete(layer_work)

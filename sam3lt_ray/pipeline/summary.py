@@ -106,7 +106,7 @@ class SessionTally:
         """The next pass has actors of its own.
 
         Args:
-            num_actors: How many it begins with; more may join.
+            num_actors: How many the cluster can carry of those it begins with; more may join.
         """
         self.passes += 1
         self.actors.clear()

@@ -104,7 +104,7 @@ class Sweeper:
                 self.resources = self._plan_again()
                 how = "image by image" if careful else "again"
                 self._listener.message(f"Pass {passes}: {count_shards(work.shards)} incomplete; trying {how}.")
-            self._books.tally.begin_pass(self.resources.num_actors)
+            self._books.begin_pass(self.resources)
             before = self._books.tally.units, read_notes(store, layer)
             try:
                 if self._is_enough_after_sweep(work, careful=careful):

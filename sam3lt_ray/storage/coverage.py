@@ -129,12 +129,7 @@ class Coverage:
 
     def num_done(self, shard: Shard) -> int:
         """Images of the shard that have a row and were asked everything that is wanted."""
-        gaps = [(gap.first, math.inf if gap.end is None else gap.end) for gap in self.gaps(shard)]
-        done = 0.0
-        for unit in self.units(shard):
-            first, end = unit.range.first, unit.range.end
-            done += end - first - sum(max(0, min(end, gap_end) - max(first, gap_first)) for gap_first, gap_end in gaps)
-        return int(done)
+        return count_done(self.gaps(shard), self.units(shard))
 
     def iter_units(self) -> Iterator[UnitFile]:
         """Committed units with labels that are wanted: by shard directory, position and layer."""
@@ -186,6 +181,21 @@ class Coverage:
     def _is_present(self, shard_dir: str) -> bool:
         first = first_edition(shard_dir)
         return self.editions.get(first, first) == shard_dir
+
+
+def count_done(gaps: Iterable[Gap], units: Iterable[UnitFile]) -> int:
+    """Images of a shard that have a row and are in no gap.
+
+    Args:
+        gaps: The shard's (:meth:`Coverage.gaps`).
+        units: The shard's (:meth:`Coverage.units`).
+    """
+    spans = [(gap.first, math.inf if gap.end is None else gap.end) for gap in gaps]
+    done = 0.0
+    for unit in units:
+        first, end = unit.range.first, unit.range.end
+        done += end - first - sum(max(0, min(end, gap_end) - max(first, gap_first)) for gap_first, gap_end in spans)
+    return int(done)
 
 
 def _joined(gaps: Iterable[Gap]) -> list[Gap]:

@@ -94,9 +94,9 @@ class UnitClock(SilentProgress):
     cpu_s: list[float] = field(default_factory=list)
 
     def plan_known(
-        self, *, total_images: int | None, total_units: int | None, done_images: int = 0, done_units: int = 0
+        self, *, total_images: int | None, is_estimate: bool = False, done_images: int = 0, done_units: int = 0
     ) -> None:
-        self.planned_at = time.time()
+        self.planned_at = self.planned_at or time.time()  # it is said again when more is known
 
     def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         self.units.append((time.time(), images))

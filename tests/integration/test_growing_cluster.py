@@ -52,7 +52,8 @@ def test_a_run_asks_for_gpus_and_begins_with_the_first(tmp_path: Path) -> None:
     assert driver.returncode == 0, errors.decode()
     assert_exact(open_store(str(run), StorageSettings()), shards)
     session = json.loads((run / "run_summary.json").read_text())["session"]
-    assert (session["device"], session["actors"]) == ("cuda", 3)
+    # Three were asked for; those that never came were not idle.
+    assert (session["device"], session["actors"]) == ("cuda", 1)
 
 
 def _wait_for(condition: object, driver: subprocess.Popen[bytes] | None) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import ray
@@ -16,12 +19,14 @@ from sam3lt_ray.config.schema import Config
 from sam3lt_ray.engine.checkpoint import Checkpoint
 from sam3lt_ray.pipeline.run import label_run
 from sam3lt_ray.progress import SilentProgress
+from sam3lt_ray.records import Part
 from tests.standin import StandInEngine, plain_image, write_tar
 
 if TYPE_CHECKING:
     from sam3lt_ray.pipeline.actor_plan import ActorResources
 
 IMAGES, UNIT = 24, 4
+PARTS = set(get_args(Part))
 ROOT = Path(__file__).parents[2]
 # Reports are at least a second apart, whatever is asked for, and a gauge that was not set lives for two of them.
 FORGOTTEN_S = 5.0
@@ -87,7 +92,7 @@ class _Scraper(SilentProgress):
             and values(self.text, "ray_sam3lt_instances_total") == {"cat": IMAGES - 2, "dog": IMAGES - 2}
             and values(self.text, "ray_sam3lt_shards").get("final") == 2
             and values(self.text, "ray_sam3lt_gpu_busy_fraction")
-            and set(values(self.text, "ray_sam3lt_part_seconds_total")) == {"read", "decode", "prompts", "write"}
+            and values(self.text, "ray_sam3lt_part_seconds_total").keys() == PARTS
         )
 
 
@@ -101,38 +106,82 @@ def values(text: str, name: str) -> dict[str, float]:
     return found
 
 
-def test_a_run_is_seen_by_prometheus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_metrics_report_interval_ms", "200")
+@dataclass
+class SeenRun:
+    """A run from outside.
+
+    Attributes:
+        uri: Where it is.
+        text: Its metrics, as Prometheus gets them.
+        session: What its summary says of the start.
+        log_lines: What its workers logged, with what Ray wrote between.
+    """
+
+    uri: str
+    text: str
+    session: dict[str, Any]
+    log_lines: list[str]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeenRun]:
+    """Two shards, each of whose last image is none."""
+    folder = tmp_path_factory.mktemp("seen")
     for shard in range(2):
         members = [(f"{shard}-{index}.png", plain_image((9 * index, 50, 90))) for index in range(IMAGES // 2 - 1)]
-        write_tar(tmp_path / "shards" / f"{shard}.tar", [*members, (f"{shard}-bad.png", b"no image")])
+        write_tar(folder / "shards" / f"{shard}.tar", [*members, (f"{shard}-bad.png", b"no image")])
     config = Config.model_validate(
         {
-            "run": {"output": str(tmp_path / "run")},
-            "input": {"format": "webdataset", "uri": str(tmp_path / "shards"), "images_per_unit": UNIT},
+            "run": {"output": str(folder / "run")},
+            "input": {"format": "webdataset", "uri": str(folder / "shards"), "images_per_unit": UNIT},
             "model": {"checkpoint": "demo"},
             "vocabulary": ["cat", "dog"],
         }
     )
-    scraper = _Scraper(tmp_path / "run")
-    summary = label_run(config, progress=scraper, load_engine=load_short_of_memory)
-    assert summary.status == "done"
-    assert set(re.findall(r"^(ray_sam3lt_\w+)\{", scraper.text, re.MULTILINE)) == SHOWN
-    assert values(scraper.text, "ray_sam3lt_images_total") == {"ok": IMAGES - 2, "error": 2}
-    assert values(scraper.text, "ray_sam3lt_instances_total") == {"cat": IMAGES - 2, "dog": IMAGES - 2}
-    assert values(scraper.text, "ray_sam3lt_shards") == {"open": 0, "final": 2}
-    seconds = values(scraper.text, "ray_sam3lt_part_seconds_total")
-    assert set(seconds) == {"read", "decode", "prompts", "write"}  # the stand-in does all in one part
-    actors = summary.content["session"]["actors"]
-    assert 1 <= values(scraper.text, "ray_sam3lt_memory_halvings_total")[""] <= actors
-    assert 0 < values(scraper.text, "ray_sam3lt_gpu_busy_fraction")[""] <= 1
-    assert values(scraper.text, "ray_sam3lt_bytes_read_total")[""] > 0
-    assert f'run="{tmp_path / "run"}"' in scraper.text
-    told = summary.content["session"]["seconds_by_part"]
+    scraper = _Scraper(folder / "run")
+    # Not pytest's folder: the names of Ray's sockets would be too long.
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="seen-") as of_ray:
+        patch.setenv("RAY_metrics_report_interval_ms", "200")
+        patch.setenv("RAY_TMPDIR", of_ray)
+        summary = label_run(config, progress=scraper, load_engine=load_short_of_memory, log_format="json")
+        assert summary.status == "done"
+        files = Path(of_ray).glob("ray/session_2*/logs/worker-*.err")
+        lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+        yield SeenRun(str(folder / "run"), scraper.text, summary.content["session"], lines)
+
+
+def test_a_run_is_seen_by_prometheus(seen: SeenRun) -> None:
+    assert set(re.findall(r"^(ray_sam3lt_\w+)\{", seen.text, re.MULTILINE)) == SHOWN
+    assert values(seen.text, "ray_sam3lt_images_total") == {"ok": IMAGES - 2, "error": 2}
+    assert values(seen.text, "ray_sam3lt_instances_total") == {"cat": IMAGES - 2, "dog": IMAGES - 2}
+    assert values(seen.text, "ray_sam3lt_shards") == {"open": 0, "final": 2}
+    seconds = values(seen.text, "ray_sam3lt_part_seconds_total")
+    assert seconds.keys() == PARTS
+    assert all(seconds.values())
+    assert 1 <= values(seen.text, "ray_sam3lt_memory_halvings_total")[""] <= seen.session["actors"]
+    assert 0 < values(seen.text, "ray_sam3lt_gpu_busy_fraction")[""] <= 1
+    assert values(seen.text, "ray_sam3lt_bytes_read_total")[""] > 0
+    assert f'run="{seen.uri}"' in seen.text
+    told = seen.session["seconds_by_part"]
     assert 0 < seconds["prompts"] <= told["prompts"] + 0.01  # an export may be a unit behind
 
 
-def test_dashboard_and_alerts_ask_for_nothing_else() -> None:
+def test_what_a_worker_logs_says_which_run_shard_unit_and_actor_it_is_about(seen: SeenRun) -> None:
+    records = [json.loads(line) for line in seen.log_lines if line.startswith("{")]
+    units = [record for record in records if " images labeled in " in record["message"]]
+    assert {record["run"] for record in units} == {seen.uri}
+    assert sorted(record["shard"] for record in units) == ["0.tar"] * 3 + ["1.tar"] * 3
+    assert len({record["unit"] for record in units}) == IMAGES // UNIT
+    assert 1 <= len({record["actor_id"] for record in units}) <= seen.session["actors"]
+    assert all(record["node_id"] for record in units)
+
+
+def test_dashboard_and_alerts_ask_for_nothing_else(seen: SeenRun) -> None:
     files = [path for path in (ROOT / "infra" / "monitoring").rglob("*") if path.suffix in (".json", ".yaml")]
-    asked = {name for path in files for name in re.findall(r"\bray_sam3lt_\w+", path.read_text(encoding="utf-8"))}
-    assert asked == SHOWN
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    assert set(re.findall(r"\bray_sam3lt_\w+", text)) == SHOWN
+    # A value that they ask for by name, and the run did not show, is as good as a metric that is not there.
+    named = re.findall(r'\b(ray_sam3lt_\w+)\{[^}]*\b(state|status|part|label)=\\*"(\w+)', text)
+    assert ("ray_sam3lt_shards", "state", "open") in named
+    for name, tag, value in named:
+        assert value in values(seen.text, name), f'{name}{{{tag}="{value}"}}'

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from sam3lt_ray.pipeline.run import label_run
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.store import RunStore, open_store
 from tests.asking import load_asked, read_notes
-from tests.run_checks import assert_exact
+from tests.ray_cluster import kill_node
+from tests.run_checks import all_rows, assert_exact
 from tests.servers.moto_s3 import REPOSITORY, MotoS3
 from tests.servers.s3_server import S3Bucket
 from tests.standin import plain_image, write_tar
@@ -74,12 +76,10 @@ class Nights:
     def command(self, **environment: str) -> dict[str, Any]:
         """A night as a scheduler starts it: the command in a process of its own."""
         self._new_notes()
-        config = self.folder / "nightly.json"
-        config.write_text(self.config.model_dump_json(), encoding="utf-8")
         done = subprocess.run(
-            [sys.executable, "-c", COMMAND, str(self.notes), "label", "-c", str(config), "--json"],
+            [sys.executable, "-c", COMMAND, str(self.notes), "label", "-c", str(self._write_config()), "--json"],
             cwd=REPOSITORY,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled", **environment},
+            env=_environment() | environment,
             capture_output=True,
             text=True,
             timeout=120,
@@ -88,6 +88,25 @@ class Nights:
         assert done.returncode == 0, done.stderr
         summary: dict[str, Any] = json.loads(done.stdout)
         return summary
+
+    def lose_after_first_unit(self) -> None:
+        """A night on a machine called elsewhere, which is lost with its driver as soon as something is committed."""
+        before = len(all_rows(self.store))
+        command = [sys.executable, "-m", "tests.label_with_standin", str(self._write_config())]
+        command += ["--machine", "elsewhere", "--seconds-per-image", "0.3"]
+        with subprocess.Popen(
+            command, cwd=REPOSITORY, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as driver:
+            deadline_s = time.monotonic() + 60
+            while len(all_rows(self.store)) == before:
+                assert driver.poll() is None
+                assert time.monotonic() < deadline_s
+                time.sleep(0.1)
+            kill_node([driver.pid])  # and all of Ray: its workers would go on for a moment
+
+    def committed(self, shard: str) -> list[dict[str, Any]]:
+        """Rows of a shard."""
+        return [row for row in all_rows(self.store) if row["shard"] == shard]
 
     def asked(self) -> list[int]:
         """Which images this night asked."""
@@ -98,6 +117,11 @@ class Nights:
     @property
     def store(self) -> RunStore:
         return open_store(self.config.run.output, self.config.storage)
+
+    def _write_config(self) -> Path:
+        path = self.folder / "nightly.json"
+        path.write_text(self.config.model_dump_json(), encoding="utf-8")
+        return path
 
     def _new_notes(self) -> None:
         self.notes = self.folder / f"notes-{len(list(self.folder.glob('notes-*')))}"
@@ -132,16 +156,20 @@ def test_every_night_labels_what_is_new(moto_s3: MotoS3, tmp_path: Path, monkeyp
     read = {one.key for one in moto_s3.requests if one.kind == "GetObject" and one.bucket == nights.bucket.name}
     assert read == {"c.tar"}, "a finished shard was opened"
 
-    # The night before was killed on another machine, with its lease renewed a moment ago: it is waited for once.
-    nights.add("d.tar", range(14, 21))
-    _leave_lease_of_the_dead(nights.store)
+    # The night before dies on another machine, with its lease renewed a moment ago: it is waited for once.
+    nights.add("d.tar", range(14, 34))
+    nights.lose_after_first_unit()
+    held = read_run_state(nights.store).holder
+    assert held is not None
+    assert "on elsewhere" in held.who
+    left = 20 - len(nights.committed("d.tar"))
     monkeypatch.setattr(run_module, "Lease", partial(Lease, duration_s=0.5))
-    _check(nights.start(), new=1, open_before=1, finished=1, shards=4, images=7)
-    assert nights.asked() == list(range(14, 21))
+    _check(nights.start(), new=0, open_before=1, finished=1, shards=4, images=left)
+    assert len(nights.asked()) == left > 0
     assert_exact(nights.store, nights.shards)
 
     state = read_run_state(nights.store)
-    assert (state.is_complete, state.images_done, state.holder) == (True, 21, None)
+    assert (state.is_complete, state.images_done, state.holder) == (True, 34, None)
 
 
 def test_a_night_without_additions_costs_one_listing_and_no_gpu(
@@ -179,9 +207,5 @@ def test_a_night_without_additions_costs_one_listing_and_no_gpu(
     assert not [one.key for one in requests if one.kind == "GetObject" and "labels/" in one.key], "a unit was opened"
 
 
-def _leave_lease_of_the_dead(store: RunStore) -> None:
-    lease = Lease(store, renews_itself=False)
-    lease.acquire()
-    [*_, newest] = [item.path for item in store.list("lease")]
-    record = json.loads(store.read(newest)) | {"host": "elsewhere", "boot_id": "another"}
-    store.replace(newest, json.dumps(record).encode())
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "disabled"}

@@ -29,7 +29,7 @@ class Clock:
 def test_rate_counts_this_start_only() -> None:
     clock = Clock()
     tally = Tally(clock=clock)
-    tally.plan(total_images=1000, total_units=10, done_images=400, done_units=4)
+    tally.plan(total_images=1000, done_images=400, done_units=4)
     assert tally.images_per_s is None
     clock.now_s += 10
     tally.add(images=100, errors=2, instances=50)
@@ -41,26 +41,39 @@ def test_rate_counts_this_start_only() -> None:
 def test_a_better_known_total_does_not_reset_what_was_done() -> None:
     clock = Clock()
     tally = Tally(clock=clock)
-    tally.plan(total_images=None, total_units=None, done_images=0, done_units=0)
+    tally.plan(total_images=None, done_images=0, done_units=0)
     clock.now_s += 1
     tally.add(images=5, errors=1, instances=0)
-    tally.plan(total_images=20, total_units=4, done_images=0, done_units=0)
+    tally.plan(total_images=20, done_images=0, done_units=0)
     assert tally.describe() == "5 of 20 images, 5.0 images/s, 0:03 left, 0 instances, 1 error"
 
 
 def test_unknown_total_is_left_out() -> None:
     clock = Clock()
     tally = Tally(clock=clock)
-    tally.plan(None, None, 0, 0)
+    tally.plan(None, 0, 0)
     clock.now_s += 2
     tally.add(images=5, errors=0, instances=3)
     assert tally.describe() == "5 images, 2.5 images/s, 3 instances, 0 errors"
 
 
+def test_a_guessed_total_is_marked_and_never_under_what_is_done() -> None:
+    clock = Clock()
+    tally = Tally(clock=clock)
+    tally.plan(total_images=None, done_images=2, done_units=1, is_estimate=True)
+    clock.now_s += 1
+    tally.plan(total_images=1_020, done_images=2, done_units=1, is_estimate=True)
+    tally.add(images=10, errors=0, instances=0)
+    assert tally.describe().startswith("12 of ~1,020 images, 10.0 images/s, ~1:41 left, ")
+    assert tally.to_json()["images_total_is_estimate"] is True
+    tally.plan(total_images=11, done_images=2, done_units=1)
+    assert tally.describe().startswith("12 of 12 images, 10.0 images/s, 0:00 left, ")
+
+
 def test_log_is_one_line_every_interval_and_a_last_one() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = LogProgress(stream, interval_s=10, clock=clock)
-    progress.plan_known(total_images=100, total_units=20)
+    progress.plan_known(total_images=100)
     for _ in range(9):
         clock.now_s += 3
         progress.unit_done(images=5, errors=0, instances=1)
@@ -79,14 +92,14 @@ def test_log_is_one_line_every_interval_and_a_last_one() -> None:
 def test_log_of_nothing_is_empty() -> None:
     stream = io.StringIO()
     progress = LogProgress(stream)
-    progress.plan_known(total_images=0, total_units=0)
+    progress.plan_known(total_images=0)
     progress.finish()
     assert stream.getvalue() == ""
 
 
 def test_terminal_shows_counts_and_messages(capsys: pytest.CaptureFixture[str]) -> None:
     progress = TerminalProgress()
-    progress.plan_known(total_images=10, total_units=2)
+    progress.plan_known(total_images=10)
     progress.message("Continuing the run in [b]runs/x[/b].")
     progress.unit_done(images=5, errors=1, instances=7)
     progress.finish()
@@ -107,7 +120,7 @@ def test_piped_stderr_gets_plain_lines() -> None:
 def test_all_are_listeners() -> None:
     listeners: list[ProgressListener] = [SilentProgress(), LogProgress(io.StringIO()), TerminalProgress()]
     for listener in listeners:
-        listener.plan_known(total_images=1, total_units=1)
+        listener.plan_known(total_images=1)
         listener.unit_done(images=1, errors=0, instances=0)
         listener.message("x")
         listener.finish()
@@ -116,7 +129,7 @@ def test_all_are_listeners() -> None:
 def test_json_lines_have_the_run_the_time_and_the_numbers() -> None:
     clock, stream = Clock(), io.StringIO()
     progress = JsonProgress("s3://bucket/run", stream, interval_s=0.0, clock=clock)
-    progress.plan_known(total_images=40, total_units=None)
+    progress.plan_known(total_images=40)
     progress.message('Pass 2: "a.tar" again.')
     clock.now_s += 2.0
     progress.unit_done(images=10, errors=1, instances=7, busy_share=0.5)
@@ -129,6 +142,7 @@ def test_json_lines_have_the_run_the_time_and_the_numbers() -> None:
         "event": "progress",
         "images_done": 10,
         "images_total": 40,
+        "images_total_is_estimate": False,
         "units_done": 1,
         "images_per_s": 5.0,
         "remaining_s": 6.0,

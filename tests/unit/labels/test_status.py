@@ -124,6 +124,15 @@ def test_slow_shards_are_named_beside_the_median(tmp_path: Path) -> None:
     assert "left" not in state.to_text(), "a complete run has nothing left"
 
 
+def test_before_a_shard_is_done_its_units_tell_what_an_image_takes(tmp_path: Path) -> None:
+    store = make_run(tmp_path, [_image(i) for i in range(8)], [CAT], images_per_unit=2, bytes_per_image=100)
+    write_snapshot(store, [Shard("shard-0.tar", "shard-0.tar", 1_600), Shard("shard-1.tar", "shard-1.tar", 400)])
+    (last,) = [item.path for item in store.list(LABELS_PREFIX) if ".last." in item.path]
+    store.delete(last)
+    state = read_run_state(store, NOW)
+    assert (state.images_left, state.images_left_is_estimate) == (10 + 4, True)
+
+
 def test_a_lease_that_was_given_back_is_nobodys(run: RunStore) -> None:
     _hold(run, 10, released=True)
     assert read_run_state(run, NOW).holder is None

@@ -245,3 +245,13 @@ def test_actors_of_a_lost_node_find_no_room_that_the_others_need(
         as_many_as_fit = (cpus + 1e-6) // plan.num_cpus
         assert cpus - as_many_as_fit * plan.num_cpus >= ROOM_CPUS - 1e-6
     assert sum((cpus + 1e-6) // plan.num_cpus for cpus in nodes) >= plan.num_actors
+
+
+def test_living_nodes_carry_as_many_actors_as_their_gpus_and_cpus_allow() -> None:
+    def node(alive: bool, **resources: float) -> dict[str, object]:
+        return {"Alive": alive, "Resources": resources}
+
+    nodes = [node(True, CPU=8.0), node(True, CPU=4.0, GPU=2.0), node(True, CPU=1.0, GPU=4.0), node(False, GPU=8.0)]
+    whole, half = ActorResources(4, 1.0, 1.0, "cuda", 1, 1), ActorResources(4, 0.5, 0.5, "cuda", 1, 1)
+    assert (whole.num_fitting(nodes), half.num_fitting(nodes), whole.num_fitting([])) == (2 + 1, 4 + 2, 0)
+    assert ActorResources(4, 0.35, 0.0, "cpu", 1, 1).num_fitting([node(True, CPU=0.7), node(True)]) == 2

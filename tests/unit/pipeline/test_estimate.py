@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sam3lt_ray.cli import main
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.errors import UsageError
-from sam3lt_ray.pipeline import calibration
+from sam3lt_ray.pipeline import calibration, planning
 from sam3lt_ray.pipeline.estimate import EstimateOptions
 from sam3lt_ray.pipeline.planning import PlanReport, plan_run
 from tests.standin import load_standin, plain_image, write_tar
@@ -87,16 +89,24 @@ def test_without_options_a_plan_is_as_before(tmp_path: Path) -> None:
     assert "estimate" not in report.to_text()
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (EstimateOptions(price_per_gpu_hour=1.0), "--calibrate 64"),
-        (EstimateOptions(calibrate=3, images_per_s=1.0), "one of them"),
-    ],
-)
-def test_options_that_make_no_sense_together(tmp_path: Path, options: EstimateOptions, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        _plan(_config(tmp_path), options)
+def test_a_price_alone_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(calibration, "_ENOUGH_S", 0.0)
+    monkeypatch.setattr(planning, "segmenter_factory", load_standin)
+    _tars(tmp_path, 1, 70)
+    config = tmp_path / "config.yaml"
+    config.write_text(_config(tmp_path).model_dump_json(), encoding="utf-8")
+    assert main(["plan", "-c", str(config), "--price-per-gpu-hour", "2.5", "--json"]) == 0
+    estimate = json.loads(capsys.readouterr().out)["estimate"]
+    assert estimate["rate_from"].startswith("measured on 64 images in ")
+    assert estimate["rate_from"].endswith(", as no rate was given (--calibrate N, --images-per-second R)")
+    assert estimate["whole"]["price"] > 0
+
+
+def test_two_rates_are_one_too_many(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="one of them"):
+        _plan(_config(tmp_path), EstimateOptions(calibrate=3, images_per_s=1.0))
 
 
 def test_retries_are_not_estimated(tmp_path: Path) -> None:

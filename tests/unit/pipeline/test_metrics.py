@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
+from sam3lt_ray.labels.images_ahead import ImagesAhead
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.pipeline import metrics
+from sam3lt_ray.pipeline.actor_plan import ActorResources
 from sam3lt_ray.pipeline.actors import UnitOutcome
-from sam3lt_ray.pipeline.metrics import BusyShare, OpenShards, RunMetrics
+from sam3lt_ray.pipeline.metrics import BusyShare, RunMetrics
+from sam3lt_ray.pipeline.open_shards import OpenShards
 from sam3lt_ray.records import Shard, UnitRange
 from sam3lt_ray.stages.label import LabelTimings
 from sam3lt_ray.stages.read import ShardWork
@@ -23,36 +27,6 @@ def _outcome(shard: str, first: int, count: int, *, is_last: bool = False, layer
     path = unit_path(layer, shard, UnitRange(first, count, is_last))
     timings = LabelTimings({"prompts": 1.0}, 0.0, 2.0)
     return UnitOutcome(shard, path, True, None, False, UnitCounts(), 1, timings, 1, "actor", "10.0.0.1", "10.0.0.2")
-
-
-def test_a_shard_is_final_when_its_last_gap_is_closed_in_whatever_order() -> None:
-    work = [
-        ShardWork(Shard("a.tar", "a.tar"), "000", gaps=((10, None),)),
-        ShardWork(Shard("b.tar", "b.tar"), "000", gaps=((0, None),)),
-    ]
-    shards = OpenShards(work, num_shards=5)
-    assert (shards.num_open, shards.num_final) == (2, 3)
-    shards.add(_outcome("a.tar", 20, 5, is_last=True))
-    assert shards.num_open == 2  # 10 to 19 are missing
-    shards.add(_outcome("a.tar", 10, 10))
-    assert (shards.num_open, shards.num_final) == (1, 4)
-    shards.add(_outcome("a.tar", 10, 10))  # a second driver's
-    shards.add(_outcome("b.tar", 0, 10))
-    shards.add(_outcome("b.tar", 0, 10))
-    assert shards.num_open == 1
-    shards.add(_outcome("b.tar", 10, 0, is_last=True))
-    assert (shards.num_open, shards.num_final) == (0, 5)
-
-
-def test_a_shard_is_open_until_its_last_layer_is_done_and_gaps_may_have_an_end() -> None:
-    shard = Shard("a.tar", "a.tar")
-    work = [ShardWork(shard, "000", gaps=((10, 20), (30, 40))), ShardWork(shard, "001", gaps=((0, None),))]
-    shards = OpenShards(work, num_shards=1)
-    for first in (10, 30):
-        assert shards.num_open == 1
-        shards.add(_outcome("a.tar", first, 10))
-    shards.add(_outcome("a.tar", 0, 40, is_last=True, layer="001"))
-    assert (shards.num_open, shards.num_final) == (0, 1)
 
 
 class _Told:
@@ -88,7 +62,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> type[_Told]:
 
 def _run_metrics(**options: Any) -> RunMetrics:
     work = [ShardWork(Shard("a.tar", "a.tar"), "000", gaps=((0, None),))]
-    return RunMetrics("run", {}, 1, OpenShards(work, num_shards=3), **options)
+    return RunMetrics("run", {}, OpenShards(work, 3, ImagesAhead()), **options)
 
 
 def test_gauges_are_set_again_and_again_while_no_unit_comes(told: type[_Told]) -> None:
@@ -126,7 +100,8 @@ def test_what_happens_is_shown_at_once_and_counted_once(told: type[_Told]) -> No
 
 def test_the_share_is_of_the_last_minute_and_of_all_devices() -> None:
     now = [100.0]
-    busy = BusyShare(2, lambda: now[0])
+    busy = BusyShare(lambda: now[0])
+    busy.expect(2)
     assert busy.share() is None
     now[0] = 110.0
     busy.add(20.0, "a")
@@ -142,7 +117,7 @@ def test_the_share_is_of_the_last_minute_and_of_all_devices() -> None:
 
 def test_devices_that_report_seldom_are_not_idle_between_reports() -> None:
     now = [0.0]
-    busy = BusyShare(1, lambda: now[0])
+    busy = BusyShare(lambda: now[0])
     for _ in range(2):
         now[0] += 300.0
         busy.add(240.0, "a")
@@ -157,7 +132,7 @@ def test_devices_that_report_seldom_are_not_idle_between_reports() -> None:
 
 def test_devices_that_join_count_and_those_that_are_gone_do_not() -> None:
     now = [0.0]
-    busy = BusyShare(1, lambda: now[0])
+    busy = BusyShare(lambda: now[0])
     for device in "abc":
         now[0] += 10.0
         busy.add(10.0, device)
@@ -166,3 +141,47 @@ def test_devices_that_join_count_and_those_that_are_gone_do_not() -> None:
         now[0] += 10.0
         busy.add(10.0, "c")
     assert busy.share() == pytest.approx(1.0)
+
+
+def test_devices_that_were_planned_and_did_not_come_are_not_idle() -> None:
+    now = [0.0]
+    busy = BusyShare(lambda: now[0])
+    busy.expect(4)
+    busy.note_room(0)  # the first one is still to come
+    assert busy.share() is None
+    for room, share in ((1, 1.0), (2, 0.5), (1, 1.0), (9, 0.25)):
+        busy.note_room(room)
+        for _ in range(7):
+            now[0] += 10.0
+            busy.add(10.0, "a")
+        assert busy.share() == pytest.approx(share)
+
+
+def test_a_device_whose_node_is_gone_does_not_count_although_it_has_reported() -> None:
+    now = [0.0]
+    busy = BusyShare(lambda: now[0])
+    busy.expect(2)
+    for _ in range(6):
+        now[0] += 10.0
+        busy.add(10.0, "a")
+        busy.add(10.0, "b")
+    busy.note_room(1)
+    for _ in range(7):
+        now[0] += 10.0
+        busy.add(5.0, "a")
+    assert busy.share() == pytest.approx(0.5)
+
+
+def test_the_cluster_is_looked_at_while_no_unit_comes(told: type[_Told], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_LOOK_EVERY_S", 0.0)
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}]
+    run = _run_metrics(nodes=lambda: nodes, gauge_interval_s=0.001)
+    busy = "sam3lt_gpu_busy_fraction", ""
+    try:
+        run.begin_pass(ActorResources(4, 1.0, 1.0, "cuda", 1, 1), num_there=4)
+        share = run.add(replace(_outcome("a.tar", 0, 5), timings=LabelTimings({"prompts": 1e-9}, 0.0, 1e-9)))
+        assert share
+        with told.is_set:
+            assert told.is_set.wait_for(lambda: told.values[busy] > 3 * share, timeout=60)
+    finally:
+        run.close()

@@ -24,10 +24,13 @@ class Books:
     """Counts units as the real ones do, and nothing else."""
 
     def __init__(self) -> None:
-        self.tally = SimpleNamespace(units=0, begin_pass=lambda *_: None)
+        self.tally = SimpleNamespace(units=0)
         self.totals = SimpleNamespace(forget_missing=lambda *_: None)
         self.last_loss: str | None = None
         self.is_enough = False
+
+    def begin_pass(self, resources: object) -> None:
+        pass
 
     def add(self, outcome: object) -> None:
         self.tally.units += 1
