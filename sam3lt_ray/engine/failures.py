@@ -11,8 +11,10 @@ import torch
 
 from sam3lt_ray.errors import DeviceError
 
-# What torch, its libraries and Triton's launcher write when the driver refuses something. AcceleratorError is newer.
+# What torch, its libraries and Triton's launcher write when the driver refuses something.
 _DEVICE_WORDS: Final = ("CUDA error", "Triton Error [CUDA]", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS")
+# Torch 2.6, the oldest that we take, has none of its own for that.
+_ACCELERATOR_ERRORS: Final = (torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()
 _MEMORY_WORDS: Final = ("out of memory", "_STATUS_ALLOC_FAILED")
 
 
@@ -34,7 +36,7 @@ def device_failure(error: BaseException, device: str) -> DeviceError | None:
     """
     if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return None
-    if not isinstance(error, torch.AcceleratorError) and not any(words in str(error) for words in _DEVICE_WORDS):
+    if not isinstance(error, _ACCELERATOR_ERRORS) and not any(words in str(error) for words in _DEVICE_WORDS):
         return None
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return DeviceError(
