@@ -20,10 +20,11 @@ from sam3lt_ray.pipeline import run as run_module
 from sam3lt_ray.pipeline.run import label_run
 from sam3lt_ray.progress import LogProgress
 from sam3lt_ray.storage import lease
+from sam3lt_ray.storage.filesystem import is_s3
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.store import RunStore
 from tests.standin import load_after_deaths, load_poisoned, load_standin
-from tests.stopping_store import StoppingStore, StopPoint
+from tests.stopping_store import StoppingS3Store, StoppingStore, StopPoint
 
 
 def main() -> int:
@@ -67,7 +68,7 @@ def main() -> int:
 
 
 def _stopping_store(stop: StopPoint, uri: str, storage: StorageSettings) -> RunStore:
-    return StoppingStore(uri, storage, stop)
+    return StoppingS3Store(uri, storage, stop) if is_s3(uri) else StoppingStore(uri, storage, stop)
 
 
 class _Machine:

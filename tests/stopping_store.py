@@ -1,18 +1,20 @@
-"""A local run directory whose commits can be held, or their process killed, at an exact instant."""
+"""A run directory whose commits can be held, or their process killed, at an exact instant."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.storage import local_store
 from sam3lt_ray.storage.local_store import LocalStore
+from sam3lt_ray.storage.s3_store import S3Store
 
 _LONGEST_S = 120.0
 
@@ -23,7 +25,8 @@ class StopPoint:
 
     Attributes:
         moment: "before": nothing is written; "written": whole and durable under a temporary name; "named": it has its
-            name, its directory is not synced and the temporary name still there; "after": all done, nobody told.
+            name, its directory is not synced and the temporary name still there; "after": all done, nobody told. On S3
+            "written" means that the PUT is on its way, and there is no "named".
         folder: The file ``reached`` appears here when a commit has come there; ``go`` lets it go on.
         skip: Commits that pass first.
         die: The process kills itself there.
@@ -80,6 +83,29 @@ class StoppingStore(LocalStore):
             created = super().create(path, data)
         finally:
             local_store._give_name = give_name
+        self._stop.reach("after")
+        return created
+
+
+class StoppingS3Store(S3Store):
+    """See :class:`StopPoint`."""
+
+    def __init__(self, uri: str, storage: StorageSettings, stop: StopPoint) -> None:
+        super().__init__(uri, storage)
+        self._stop = stop
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoppingS3Store, (self.uri, self._storage, self._stop)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Like S3Store, with stops on the way."""
+        if not path.startswith("labels/"):
+            return super().create(path, data)
+        self._stop.reach("before")
+        with ThreadPoolExecutor(1) as sender:
+            sent = sender.submit(super().create, path, data)
+            self._stop.reach("written")
+            created = sent.result()
         self._stop.reach("after")
         return created
 

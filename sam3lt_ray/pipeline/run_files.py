@@ -1,4 +1,4 @@
-"""The files a start writes before it labels, and when it must not start."""
+"""The files a start writes and removes before it labels, and when it must not start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.pipeline.prepare import PreparedRun, describe_model
 from sam3lt_ray.pipeline.summary import package_versions
 from sam3lt_ray.progress import ProgressListener
-from sam3lt_ray.storage.layers import new_generation
+from sam3lt_ray.storage.coverage import Coverage
+from sam3lt_ray.storage.layers import find_discarded, new_generation
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.ledger import parse_unit_path
 from sam3lt_ray.storage.run_directory import (
@@ -23,7 +24,7 @@ from sam3lt_ray.storage.run_directory import (
     refuse_differences,
 )
 from sam3lt_ray.storage.snapshot import write_snapshot
-from sam3lt_ray.storage.store import RunStore, probe_conditional_put
+from sam3lt_ray.storage.store import PROBE_PATH, RunStore, probe_conditional_put
 from sam3lt_ray.vocabulary.history import history_json
 
 _MAX_NAMED = 3
@@ -109,6 +110,23 @@ def write_run_files(prepared: PreparedRun, lease: Lease, listener: ProgressListe
         write_snapshot(store, prepared.shards)
 
 
+def present_coverage(prepared: PreparedRun, lease: Lease) -> Coverage:
+    """What is committed, without labels of a content that a shard no longer has or of a run that was discarded.
+
+    No raw reader must meet them.
+
+    Args:
+        prepared: The run.
+        lease: Held on it, and confirmed before anything is deleted.
+    """
+    coverage = prepared.coverage()
+    outdated = [path for unit in coverage.outdated_units() for path in reversed(unit.paths)]
+    for path in outdated + find_discarded(prepared.store, coverage.foreign_paths):
+        lease.confirm()
+        prepared.store.delete(path)
+    return coverage
+
+
 def _discard_run(store: RunStore, lease: Lease) -> dict[str, Any] | None:
     """Remove a run, its run.json last: a start that dies in between still finds a run to discard.
 
@@ -118,6 +136,11 @@ def _discard_run(store: RunStore, lease: Lease) -> dict[str, Any] | None:
     run = None
     with suppress(RunMismatchError):
         run = read_json(store, RUN_PATH)
+    if run is not None:
+        # From here on its labels count no more: of a run that is discarded in part nobody could say which are right.
+        lease.confirm()
+        run |= new_generation(run)
+        store.replace(RUN_PATH, encode_json(run))
     if not store.exists(RUN_PATH) and not all(_is_known(item.path) for item in store.list("")):
         raise RunMismatchError(
             f"{store.uri} is not a run directory (it has no {RUN_PATH}) but holds other files. Nothing was deleted. "
@@ -134,5 +157,6 @@ def _discard_run(store: RunStore, lease: Lease) -> dict[str, Any] | None:
 
 
 def _is_known(path: str) -> bool:
-    """What may stand in a run directory without run.json: what workers of a run that was just discarded still wrote."""
-    return path.startswith(("lease/", "pass/", "attempts/")) or parse_unit_path(path) is not None
+    """What may stand there without run.json: what a start that was killed before it, or late workers have left."""
+    is_small = path == PROBE_PATH or path.startswith(("lease/", "pass/", "attempts/"))
+    return is_small or parse_unit_path(path) is not None

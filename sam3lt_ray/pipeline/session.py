@@ -24,6 +24,7 @@ from sam3lt_ray.pipeline.passes import ray_was_lost
 from sam3lt_ray.pipeline.prepare import PreparedRun
 from sam3lt_ray.pipeline.ray_session import ray_session
 from sam3lt_ray.pipeline.ray_watch import watching_ray
+from sam3lt_ray.pipeline.run_files import present_coverage
 from sam3lt_ray.pipeline.signals import StopRequest
 from sam3lt_ray.pipeline.summary import RunStatus, RunSummary, summarize
 from sam3lt_ray.pipeline.sweeping import SessionOptions, Sweeper, count_shards
@@ -40,7 +41,6 @@ from sam3lt_ray.progress import ProgressListener
 from sam3lt_ray.redaction import without_credentials
 from sam3lt_ray.stages.read import ShardWork
 from sam3lt_ray.storage.coverage import Coverage
-from sam3lt_ray.storage.layers import find_discarded
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.run_directory import fix_precision
 
@@ -121,15 +121,7 @@ class RunSession:
         return self._work_off(work, f"{num_errors:,} error rows were tried again.{rest}", status)
 
     def _present_coverage(self) -> Coverage:
-        """What is committed, without labels of a content that a shard no longer has or of a run that was discarded.
-
-        No raw reader must meet them.
-        """
-        coverage = self._prepared.coverage()
-        outdated = [path for unit in coverage.outdated_units() for path in reversed(unit.paths)]
-        for path in outdated + find_discarded(self._prepared.store, coverage.foreign_paths):
-            self._lease.confirm()
-            self._prepared.store.delete(path)
+        coverage = present_coverage(self._prepared, self._lease)
         self._books.totals.forget_missing(coverage.all_paths())
         self._units_before = coverage.num_units
         return coverage

@@ -143,7 +143,7 @@ class Lease:
             raise _held_by(current[1])
         self._term = (current[0] if current else 0) + 1
         self._renewed_at = self._clock.elapsed()
-        if not self._store.create(_path(self._term), _encode(self._record)):
+        if not self._store.create(_path(self._term), _encode(self._record, renewed_at=self._clock.time())):
             winner = self._latest()  # perhaps ourselves: the answer to our own request may have been lost
             if winner is None or winner[1].holder != self._record.holder:
                 raise _held_by(winner[1] if winner else self._record)

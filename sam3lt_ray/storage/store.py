@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.storage.filesystem import is_s3
+
+PROBE_PATH: Final = "probe"  # one name for all: what a killed start has left goes with the next one's
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def probe_conditional_put(store: RunStore) -> bool:
         InputError: The directory cannot be written.
         StorageError: The server failed, or does not implement conditional requests at all.
     """
-    path = "probe"  # what a killed start has left of it goes with the next one's
+    path = PROBE_PATH
     try:
         store.create(path, b"first")
         return not store.create(path, b"second")

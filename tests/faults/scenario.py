@@ -65,7 +65,7 @@ class Scenario:
         self.config_file.write_text(json.dumps(content))
         self.labeled = folder / "labeled"
         self.labeled.touch()
-        self.store = open_store(self.config.run.output, StorageSettings())
+        self.store = open_store(self.config.run.output, self.config.storage)
 
     def start(self, ray_address: str, *options: str, seconds_per_image: float = 0.0) -> Driver:
         """Start a driver on a cluster ("local": on a Ray of its own)."""
@@ -131,7 +131,7 @@ class Scenario:
 
         Temporary names of killed writers may be anywhere; a later start removes them.
         """
-        root = Path(self.config.run.output)
+        root = Path(self.config.run.output)  # of a run on S3: a place without files
         long_ago_s = time.time() - 7200
         for path in root.rglob(f"{TEMPORARY_PREFIX}*"):
             os.utime(path, (long_ago_s, long_ago_s))

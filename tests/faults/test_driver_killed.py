@@ -15,6 +15,7 @@ import pytest
 from tests.faults.conftest import AddFaultRow, parts
 from tests.faults.scenario import Scenario, numbered_images
 from tests.ray_cluster import RunningCluster
+from tests.servers.moto_s3 import MotoS3
 from tests.stopping_store import StopPoint, clear
 
 SECONDS_PER_IMAGE = 0.05
@@ -85,6 +86,31 @@ def test_kills_at_the_instant_of_a_commit(
     twice = run.check(reference)
     where = f"{victim}, {', '.join(moments)} a commit"
     fault_row("SIGKILL", where, rounds * len(moments), twice, "instants: see tests/stopping_store.py")
+
+
+@pytest.mark.faults_long
+@pytest.mark.timeout(900)
+def test_kills_around_a_put_to_s3(tmp_path: Path, moto_s3: MotoS3, fault_row: AddFaultRow) -> None:
+    bucket, moments = moto_s3.new_bucket(), ("before", "written", "after")
+    shards = {f"{number}.tar": numbered_images(48, number) for number in range(2)}
+    storage = {"endpoint_url": moto_s3.endpoint_url}
+    run = Scenario(tmp_path, shards, run={"output": bucket.uri("run")}, storage=storage)
+    reference = run.reference()
+    signals = tmp_path / "signals"
+    signals.mkdir()
+    for moment in moments:
+        clear(signals)
+        if moment == "written":  # the server does it when its sender is gone, and perhaps a successor there
+            moto_s3.delay_next(5.0, kind="PutObject", key_part="labels/")
+        # A Ray of its own: a cluster that stood before has no credentials for this server.
+        with run.start("local", "--stop-at", moment, "--stop-folder", str(signals)) as driver:
+            driver.wait_until((signals / "reached").exists)
+            assert (signals / "reached").exists(), driver.output
+            driver.kill()
+    with run.start("local") as driver:
+        driver.finish()
+    twice = run.check(reference)
+    fault_row("SIGKILL", "driver, before, during, after a PUT of labels to S3", len(moments), twice)
 
 
 @pytest.mark.timeout(1800)

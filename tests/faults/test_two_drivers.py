@@ -11,6 +11,7 @@ import pytest
 from tests.faults.conftest import AddFaultRow, parts
 from tests.faults.scenario import Scenario, numbered_images
 from tests.ray_cluster import RunningCluster
+from tests.servers.moto_s3 import MotoS3
 
 SECONDS_PER_IMAGE = 0.03
 LEASE_S = 8.0
@@ -26,19 +27,43 @@ def test_of_two_starts_at_one_moment_one_works(
     twice = 0
     for trial in range(trials):
         run = Scenario(tmp_path / f"{trial}", {"a.tar": numbered_images(48, 10 * part + trial)})
-        # Slow enough that the first one is still at it when the other one looks.
-        with (
-            run.start(cluster.address, seconds_per_image=0.1) as one,
-            run.start(cluster.address, seconds_per_image=0.1) as other,
-        ):
-            codes = [one.finish(0, 75), other.finish(0, 75)]
-        assert sorted(codes) == [0, 75], one.output + other.output
-        refused, worked = (one, other) if codes[0] == 75 else (other, one)
-        named = REFUSAL.search(refused.output)
-        assert named is not None, refused.output
-        assert int(named[1]) == worked.pid
+        _start_two(run, cluster.address, on_two_machines=trial % 2 == 1)
         twice += run.check(run.reference())
     fault_row("two drivers started at one moment", "one run directory", trials, twice, "one works, one exits with 75")
+
+
+@pytest.mark.faults_long
+@pytest.mark.timeout(900)
+def test_of_two_starts_at_one_moment_on_s3_one_works(
+    tmp_path: Path, moto_s3: MotoS3, fault_row: AddFaultRow, faults_long: bool
+) -> None:
+    trials, twice = 4, 0
+    for trial in range(trials):
+        output = {"output": moto_s3.new_bucket().uri("run")}
+        storage = {"endpoint_url": moto_s3.endpoint_url}
+        run = Scenario(tmp_path / f"{trial}", {"a.tar": numbered_images(48, trial)}, run=output, storage=storage)
+        # Each with a Ray of its own: a cluster that stood before has no credentials for this server.
+        _start_two(run, "local", on_two_machines=trial % 2 == 1)
+        twice += run.check(run.reference())
+    fault_row("two drivers started at one moment", "one run on S3", trials, twice, "one works, one exits with 75")
+
+
+def _start_two(run: Scenario, ray_address: str, *, on_two_machines: bool) -> None:
+    """One works and the other is refused: because the holder's process lives, or because its lease is renewed."""
+    options: list[tuple[str, ...]] = [(), ()]
+    if on_two_machines:
+        options = [("--machine", name, "--lease-s", str(LEASE_S)) for name in ("one", "two")]
+    # Slow enough that the first one is still at it when the other one looks.
+    with (
+        run.start(ray_address, *options[0], seconds_per_image=0.1) as one,
+        run.start(ray_address, *options[1], seconds_per_image=0.1) as other,
+    ):
+        codes = [one.finish(0, 75), other.finish(0, 75)]
+    assert sorted(codes) == [0, 75], one.output + other.output
+    refused, worked = (one, other) if codes[0] == 75 else (other, one)
+    named = REFUSAL.search(refused.output)
+    assert named is not None, refused.output
+    assert int(named[1]) == worked.pid
 
 
 @pytest.mark.timeout(900)

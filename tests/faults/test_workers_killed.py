@@ -105,9 +105,11 @@ def test_the_only_labeling_node_replaced_later(tmp_path: Path, fault_row: AddFau
     reference = run.reference()
     with running_cluster(num_cpus=0) as cluster:
         node = cluster.add_node(2)
-        with run.start(cluster.address, seconds_per_image=SECONDS_PER_IMAGE) as driver:
+        options = "--hold", str(tmp_path / "hold")
+        with run.start(cluster.address, *options, seconds_per_image=SECONDS_PER_IMAGE) as driver:
             for _ in range(rounds):
                 _wait_for_units(run, driver, 3)
+                _hold_unit(cluster, driver, node, HoldPoint(tmp_path / "hold"))
                 kill_node(node)
                 assert driver.runs
                 node = cluster.add_node(2)

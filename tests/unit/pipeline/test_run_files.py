@@ -127,6 +127,7 @@ def test_a_run_after_one_whose_discarding_was_cut_short_has_a_generation(store: 
     assert find_discarded(store, [late[0]]) == [], "nobody has asked for its end"
     _discard(store)
     assert store.create(*late)
+    store.create("probe", b"first")  # and so was the next start
     _start(store, CAT, overwrite=True)
     assert not store.exists(late[0])
 
