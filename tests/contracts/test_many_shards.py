@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sam3lt_ray.config.schema import Config
+from sam3lt_ray.labels.images_ahead import ImagesAhead
 from sam3lt_ray.labels.joined_counts import joined_counts
 from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.totals import RunTotals
@@ -62,6 +63,8 @@ def start(server: VastS3) -> PreparedRun:
     coverage = prepared.coverage()
     (layer,) = plan_gaps(prepared, coverage, find_missing(prepared, coverage))
     work = layer.shards
+    ahead = ImagesAhead.look(iter(prepared.shards), coverage)  # each shard once
+    assert (ahead.done, ahead.left().is_estimate) == (FINISHED * UNITS_PER_SHARD * 250, True)
     assert len(prepared.shards) == SHARDS
     assert sum(1 for _ in coverage.iter_units()) == FINISHED * UNITS_PER_SHARD
     assert len(work) == SHARDS - FINISHED
