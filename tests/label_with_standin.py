@@ -19,7 +19,7 @@ from sam3lt_ray.pipeline import prepare
 from sam3lt_ray.pipeline import run as run_module
 from sam3lt_ray.pipeline.run import label_run
 from sam3lt_ray.progress import LogProgress
-from sam3lt_ray.storage import lease
+from sam3lt_ray.storage import lease_record
 from sam3lt_ray.storage.filesystem import is_s3
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.store import RunStore
@@ -48,8 +48,8 @@ def main() -> int:
         stop = StopPoint(options.stop_at, options.stop_folder, options.skip, options.die)
         prepare.open_store = partial(_stopping_store, stop)  # type: ignore[assignment]
     if options.machine:
-        lease.socket = _Machine(options.machine)  # type: ignore[assignment]
-        lease._boot_id = lambda: options.machine
+        lease_record.socket = _Machine(options.machine)  # type: ignore[assignment]
+        lease_record._boot_id = lambda: options.machine
     if options.lease_s:
         run_module.Lease = partial(Lease, duration_s=options.lease_s)  # type: ignore[assignment,misc]
     config = Config.model_validate(json.loads(options.config.read_text()))

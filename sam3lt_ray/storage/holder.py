@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sam3lt_ray.storage.lease import LEASE_DURATION_S, LeaseRecord, is_dead_neighbour, latest_lease
+from sam3lt_ray.storage.lease import LEASE_DURATION_S, latest_lease
+from sam3lt_ray.storage.lease_record import LeaseRecord, is_dead_neighbour
 from sam3lt_ray.storage.store import RunStore
 
 

@@ -15,19 +15,22 @@ asks the store whenever the last renewal is so long ago that somebody else may h
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final, Protocol
 
 from sam3lt_ray.errors import RetryableRunError, RunTakenOverError, Sam3ltError
+from sam3lt_ray.storage.lease_record import (
+    LeaseRecord,
+    decode_record,
+    encode_record,
+    is_dead_neighbour,
+    is_visible,
+    own_record,
+)
 from sam3lt_ray.storage.store import RunStore
 
 LEASE_DURATION_S: Final = 60.0
@@ -64,26 +67,6 @@ class _SystemClock:
         time.sleep(seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRecord:
-    """What a lease file says about its holder."""
-
-    holder: str
-    host: str
-    boot_id: str
-    pid: int
-    process_start: str
-    acquired_at: float
-    renewed_at: float
-    released: bool
-    pid_namespace: str = ""  # where the holder could not tell, and in leases of 0.1.0
-
-    def describe(self) -> str:
-        """Who holds the run and since when, for a person."""
-        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.acquired_at))
-        return f"process {self.pid} on {self.host} since {since}"
-
-
 class Lease:
     """Holds a run while in use; a context manager.
 
@@ -107,7 +90,7 @@ class Lease:
         self._clock = clock if clock is not None else _SystemClock()
         self._renews_itself = renews_itself
         self._term = 0
-        self._record = _own_record(self._clock.time())
+        self._record = own_record(self._clock.time())
         self._renewed_at = self._clock.elapsed()
         self._is_held = False
         self._stop = threading.Event()
@@ -143,7 +126,7 @@ class Lease:
             raise _held_by(current[1])
         self._term = (current[0] if current else 0) + 1
         self._renewed_at = self._clock.elapsed()
-        if not self._store.create(_path(self._term), _encode(self._record, renewed_at=self._clock.time())):
+        if not self._store.create(_path(self._term), encode_record(self._record, renewed_at=self._clock.time())):
             winner = self._latest()  # perhaps ourselves: the answer to our own request may have been lost
             if winner is None or winner[1].holder != self._record.holder:
                 raise _held_by(winner[1] if winner else self._record)
@@ -164,7 +147,7 @@ class Lease:
             StorageError: Storage does not answer.
         """
         started_at = self._clock.elapsed()
-        self._store.replace(_path(self._term), _encode(self._record, renewed_at=self._clock.time()))
+        self._store.replace(_path(self._term), encode_record(self._record, renewed_at=self._clock.time()))
         latest = self._latest()
         if latest is not None and latest[0] > self._term:
             self._lost.set()
@@ -195,7 +178,7 @@ class Lease:
             self._renewer.join(timeout=_RENEWAL_ENDS_WITHIN_S)
         if self._is_held and not self.lost:
             try:
-                self._store.replace(_path(self._term), _encode(self._record, released=True))
+                self._store.replace(_path(self._term), encode_record(self._record, released=True))
             except (OSError, Sam3ltError):
                 # On a full disk nothing can be written, but things can be removed.
                 with suppress(OSError, Sam3ltError):
@@ -210,7 +193,7 @@ class Lease:
     def _may_take(self, term: int, record: LeaseRecord, *, notify: Callable[[str], None]) -> bool:
         if record.released or is_dead_neighbour(record) or self._clock.time() - record.renewed_at > _STALE_S:
             return True
-        if _is_visible(record):
+        if is_visible(record):
             return False  # a living process: watching it would not change that
         notify(f"The run is held by {record.describe()}. Waiting {self._duration_s:.0f} s to see whether it is alive.")
         deadline = self._clock.elapsed() + self._duration_s
@@ -246,60 +229,10 @@ def latest_lease(store: RunStore) -> tuple[int, LeaseRecord, float] | None:
         if term is None:
             continue
         try:
-            return term, _decode(store.read(stored.path)), stored.modified_s
+            return term, decode_record(store.read(stored.path)), stored.modified_s
         except FileNotFoundError:
             continue
     return None
-
-
-def _own_record(now: float) -> LeaseRecord:
-    return LeaseRecord(
-        holder=uuid.uuid4().hex,
-        host=socket.gethostname(),
-        boot_id=_boot_id(),
-        pid=os.getpid(),
-        process_start=_process_start(os.getpid()) or "",
-        acquired_at=now,
-        renewed_at=now,
-        released=False,
-        pid_namespace=_pid_namespace(),
-    )
-
-
-def is_dead_neighbour(record: LeaseRecord) -> bool:
-    """The holder ran where this process would see it, and is gone, or its number belongs to another process."""
-    return _is_visible(record) and _process_start(record.pid) != record.process_start
-
-
-def _is_visible(record: LeaseRecord) -> bool:
-    """Whether the holder's process, if it lives, is in the process table that this process sees."""
-    here = socket.gethostname(), _boot_id(), _pid_namespace()
-    return all(here) and (record.host, record.boot_id, record.pid_namespace) == here
-
-
-def _boot_id() -> str:
-    """Linux tells boots apart."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
-
-
-def _pid_namespace() -> str:
-    """Which process table this process sees; "" where the system does not tell."""
-    with suppress(OSError):
-        return str(Path("/proc/self/ns/pid").readlink())
-    return ""
-
-
-def _process_start(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot; None when there is no such process."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    if fields[0] in ("Z", "X"):
-        return None  # a zombie holds nothing
-    return fields[19]
 
 
 def _held_by(record: LeaseRecord) -> RetryableRunError:
@@ -316,13 +249,3 @@ def _path(term: int) -> str:
 def _term_of(path: str) -> int | None:
     stem = Path(path).stem
     return int(stem) if stem.isdigit() else None
-
-
-def _encode(record: LeaseRecord, *, renewed_at: float | None = None, released: bool = False) -> bytes:
-    now = {"released": released, "renewed_at": record.renewed_at if renewed_at is None else renewed_at}
-    return json.dumps(asdict(record) | now, sort_keys=True).encode()
-
-
-def _decode(data: bytes) -> LeaseRecord:
-    known = {field.name for field in fields(LeaseRecord)}
-    return LeaseRecord(**{name: value for name, value in json.loads(data).items() if name in known})

@@ -17,7 +17,8 @@ import pytest
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import RetryableRunError, RunTakenOverError, StorageError
 from sam3lt_ray.storage import lease as lease_module
-from sam3lt_ray.storage.lease import Lease, LeaseRecord, is_dead_neighbour, latest_lease
+from sam3lt_ray.storage.lease import Lease, latest_lease
+from sam3lt_ray.storage.lease_record import LeaseRecord, is_dead_neighbour, own_record
 from sam3lt_ray.storage.store import RunStore, open_store
 from tests.clocks import SteppedClock
 
@@ -174,7 +175,7 @@ def test_long_stale_holder_is_not_waited_for(store: RunStore) -> None:
 def test_sleeper_notices_its_successor(store: RunStore) -> None:
     sleeper = Lease(store, duration_s=0.4)
     sleeper.acquire()
-    record = dataclasses.asdict(lease_module._own_record(time.time()))
+    record = dataclasses.asdict(own_record(time.time()))
     assert store.create("lease/00000002.json", json.dumps(record).encode())
     deadline = time.monotonic() + 20
     while not sleeper.lost and time.monotonic() < deadline:
