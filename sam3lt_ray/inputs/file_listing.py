@@ -143,12 +143,14 @@ def _files_below(filesystem: PatientS3FileSystem, path: str) -> list[ListedFile]
     """Visible files, sorted by name; nothing else is kept of a page, since there may be a thousand of them."""
     bucket, _, prefix = path.partition("/")
     below = f"{prefix}/" if prefix else ""
-    files = [
-        _listed_s3(name, f"{bucket}/{item['Key']}", item)
-        for page in filesystem.list_pages(bucket, below)
-        for item in page
-        if (name := item["Key"].removeprefix(below)) and not name.endswith("/") and _is_visible(name)
-    ]
+
+    def read(item: dict[str, Any]) -> ListedFile | None:
+        name = item["Key"].removeprefix(below)
+        if not name or name.endswith("/") or not _is_visible(name):
+            return None
+        return _listed_s3(name, f"{bucket}/{item['Key']}", item)
+
+    files = filesystem.list_objects(bucket, below, read)
     files.sort(key=lambda file: file.name)
     return files
 

@@ -135,6 +135,8 @@ class Ledger:
     def from_paths(cls, layer: str, paths: Iterable[str]) -> Ledger:
         """Build from a listing of the run directory; paths of other layers and stray files are passed over."""
         ledger = cls(layer)
+        # Most shards are cut alike: one range for all their first units, one for all their second ones.
+        same: dict[UnitRange, UnitRange] = {}
         for path in paths:
             unit = parse_unit_path(path)
             if unit is None or unit.layer != layer:
@@ -143,7 +145,7 @@ class Ledger:
                 key = unit.shard_dir, unit.range
                 ledger._num_retries[key] = max(unit.num_retries, ledger._num_retries.get(key, 0))
             else:
-                ledger._units.setdefault(unit.shard_dir, []).append(unit.range)
+                ledger._units.setdefault(unit.shard_dir, []).append(same.setdefault(unit.range, unit.range))
         for shard_dir, ranges in ledger._units.items():
             ranges.sort(key=lambda r: (r.first, r.count))
             _refuse_overlap(layer, shard_dir, ranges)

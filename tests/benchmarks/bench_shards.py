@@ -3,10 +3,10 @@
     python -m tests.benchmarks.bench_shards [--quick] [--json FILE]
 
 Input and run directory are on a stand-in for S3 that makes up its listings, 1,000 keys a page, and answers through
-HTTP as S3 does. A tenth of the shards are finished, with four units each. Every start is a process of its own: first
-one on a new run, which writes the snapshot of the input, then one that continues it. Both really label, with a
-stand-in for the model that takes no time, and stop after some units (``--limit``). Those of them that were committed
-while the start ended are the unit files that are read; finished ones cannot be read here at all.
+HTTP as S3 does, each request after 100 ms. A tenth of the shards are finished, with four units each. Every start is a
+process of its own: first one on a new run, which writes the snapshot of the input, then one that continues it. Both
+really label, with a stand-in for the model that takes no time, and stop after some units (``--limit``). Those of them
+that were committed while the start ended are the unit files that are read; finished ones cannot be read here at all.
 
 The driver's own time per unit is the CPU time of its process, all threads, between the first and the last unit.
 """
@@ -29,6 +29,7 @@ from tests.standin import load_standin, plain_image, write_tar
 UNITS_PER_SHARD = 4
 IMAGES_PER_SHARD = 8
 UNITS_TO_LABEL = 200
+LATENCY_S = 0.1  # of a request to a real store
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def measure(num_shards: int) -> list[Start]:
     with tempfile.TemporaryDirectory() as folder:
         tar = Path(folder) / "shard.tar"
         write_tar(tar, [(f"{n:04d}.png", plain_image((n, 90, 200))) for n in range(IMAGES_PER_SHARD)])
-        content = Content(num_shards, num_shards // 10, UNITS_PER_SHARD, shard_file=str(tar))
+        content = Content(num_shards, num_shards // 10, UNITS_PER_SHARD, shard_file=str(tar), latency_s=LATENCY_S)
         starts = []
         with run_vast_s3(Path(folder), content) as server:
             keep_totals(server)

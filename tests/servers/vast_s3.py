@@ -4,7 +4,7 @@
 
 The bucket holds an input, ``shards/0000000.tar`` and so on, all with the same bytes, and a run directory ``run/`` in
 which the first ``finished`` of them have their unit files, which cannot be read. Listings come in pages of 1,000 keys
-as S3 gives them (but made-up keys before stored ones), PUT honours If-None-Match, and every request is counted.
+as S3 gives them, PUT honours If-None-Match, every request is counted, and answers may be made to take their time.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import json
 import re
 import sys
 import threading
+import time
 import urllib.request
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ class Content:
         units_per_shard: Units of a finished shard.
         images_per_unit: Images of each of these units.
         shard_file: File with the bytes that every shard has; "": shards are listed with 1 GB and cannot be read.
+        latency_s: What every request waits before it is answered.
     """
 
     shards: int
@@ -57,6 +60,7 @@ class Content:
     units_per_shard: int = 1
     images_per_unit: int = 250
     shard_file: str = ""
+    latency_s: float = 0.0
 
 
 def shard_name(number: int) -> str:
@@ -126,6 +130,7 @@ class _Bucket:
 
     def __init__(self, content: Content) -> None:
         self._content = content
+        self.latency_s = content.latency_s
         self._shard_bytes = Path(content.shard_file).read_bytes() if content.shard_file else b""
         self._stored: dict[str, bytes] = {}
         self._lock = threading.Lock()
@@ -151,36 +156,37 @@ class _Bucket:
             return self._stored[key]
         return self._shard_bytes if key.startswith(INPUT) and self._is_made_up(key) else None
 
-    def page(self, prefix: str, start: int, wanted: int) -> tuple[str, int | None]:
-        """Entries of a page as XML, and where the next one begins; None: nowhere."""
-        entries: list[str] = []
-        position, end = start, start + wanted
-        total = 0  # entries of the sources that were passed
-        for count, entry in self._made_up(prefix):
-            entries += map(entry, range(max(0, position - total), max(0, min(count, end - total))))
-            position, total = start + len(entries), total + count
+    def page(self, prefix: str, after: str, wanted: int) -> tuple[list[tuple[str, Callable[[], str]]], bool]:
+        """Keys of a page, in order, each with what makes its entry as XML; and whether there are more."""
+        keys: list[tuple[str, Callable[[], str]]] = []
+        for count, key_at, entry_at in self._made_up(prefix):
+            first = bisect_right(range(count), after, key=key_at)
+            keys += [(key_at(n), partial(entry_at, n)) for n in range(first, min(count, first + wanted + 1))]
         with self._lock:
-            stored = sorted(key for key in self._stored if key.startswith(prefix))
-            chosen = stored[max(0, position - total) : max(0, end - total)]
-            entries += [_entry(key, len(self._stored[key]), 0) for key in chosen]
-        return "".join(entries), end if total + len(stored) > end else None
+            stored = [key for key in self._stored if key.startswith(prefix) and key > after]
+            keys += [(key, partial(_entry, key, len(self._stored[key]), 0)) for key in stored]
+        keys.sort(key=lambda pair: pair[0])
+        return keys[:wanted], len(keys) > wanted
 
-    def _made_up(self, prefix: str) -> Iterator[tuple[int, Callable[[int], str]]]:
+    def _made_up(self, prefix: str) -> Iterator[tuple[int, Callable[[int], str], Callable[[int], str]]]:
         content = self._content
         if _UNIT_PREFIX.startswith(prefix):
-            yield content.finished * content.units_per_shard, self._unit_entry
+            yield content.finished * content.units_per_shard, self._unit_key, self._unit_entry
         if INPUT.startswith(prefix):
-            yield content.shards, self._shard_entry
+            yield content.shards, _shard_key, self._shard_entry
 
     def _shard_entry(self, number: int) -> str:
-        return _entry(f"{INPUT}{shard_name(number)}", len(self._shard_bytes) or 10**9, number)
+        return _entry(_shard_key(number), len(self._shard_bytes) or 10**9, number)
 
-    def _unit_entry(self, position: int) -> str:
+    def _unit_key(self, position: int) -> str:
         content = self._content
         shard, unit = divmod(position, content.units_per_shard)
         last = ".last" if unit == content.units_per_shard - 1 else ""
         name = f"{unit * content.images_per_unit:010d}-{content.images_per_unit:07d}{last}.parquet"
-        return _entry(f"{_UNIT_PREFIX}{_directory(shard)}/{name}", 50_000, position)
+        return f"{_UNIT_PREFIX}{_directory(shard)}/{name}"
+
+    def _unit_entry(self, position: int) -> str:
+        return _entry(self._unit_key(position), 50_000, position)
 
     def _is_made_up(self, key: str) -> bool:
         name = key.removeprefix(INPUT)
@@ -191,9 +197,13 @@ class _Bucket:
         )
 
 
-@lru_cache(maxsize=PAGE_KEYS)
+@lru_cache(maxsize=20 * PAGE_KEYS)
 def _directory(shard: int) -> str:
     return shard_directory(shard_name(shard))
+
+
+def _shard_key(number: int) -> str:
+    return f"{INPUT}{shard_name(number)}"
 
 
 def _entry(key: str, size: int, number: int) -> str:
@@ -248,17 +258,20 @@ class _Handler(BaseHTTPRequestHandler):
         prefix = parse_qs(url.query).get("prefix", [""])[0]
         kind = operation_of(self.command, bucket, key, url.query)
         self.bucket.count(f"{kind} {part_of(key or prefix)}")
+        time.sleep(self.bucket.latency_s)
         return key, url.query
 
     def _list(self, query: str) -> None:
         parameters = {name: values[0] for name, values in parse_qs(query, keep_blank_values=True).items()}
         prefix, wanted = parameters.get("prefix", ""), int(parameters.get("max-keys", PAGE_KEYS))
-        entries, following = self.bucket.page(prefix, int(parameters.get("continuation-token", 0)), wanted)
-        more = "" if following is None else f"<NextContinuationToken>{following}</NextContinuationToken>"
+        after = parameters.get("continuation-token") or parameters.get("start-after", "")
+        keys, is_truncated = self.bucket.page(prefix, after, wanted)
+        more = f"<NextContinuationToken>{keys[-1][0]}</NextContinuationToken>" if is_truncated else ""
+        entries = "".join(entry() for _, entry in keys)
         body = (
             '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
             f"<Name>{BUCKET}</Name><Prefix>{prefix}</Prefix><MaxKeys>{wanted}</MaxKeys>"
-            f"<IsTruncated>{'false' if following is None else 'true'}</IsTruncated>{more}{entries}</ListBucketResult>"
+            f"<IsTruncated>{str(is_truncated).lower()}</IsTruncated>{more}{entries}</ListBucketResult>"
         )
         self._answer(200, body.encode(), **{"Content-Type": "application/xml"})
 

@@ -149,3 +149,12 @@ def test_an_edition_has_a_directory_of_its_own(name: str) -> None:
     first, later = shard_directory(name), shard_directory(name, "1a2b3c4d")
     assert first != later
     assert first_edition(later) == first == first_edition(first)
+
+
+def test_ranges_are_shared_by_shards_that_are_cut_alike() -> None:
+    # There may be millions of units; what differs between them is the shard.
+    unit_range = UnitRange(0, 256, False)
+    ledger = Ledger.from_paths("000", [unit_path("000", name, unit_range) for name in ("a.tar", "b.tar")])
+    [one], [other] = ledger.units(shard_directory("a.tar")), ledger.units(shard_directory("b.tar"))
+    assert one is other
+    assert one == unit_range
