@@ -1,8 +1,8 @@
 """Opening Parquet files so that no thread of Arrow's holds a Python object.
 
-Arrow's pools outlive Python. A thread of theirs that lets go of a Python file while the interpreter shuts down needs
-the GIL, which is not there any more, and the process is aborted (SIGABRT) after its work was done. So bytes are given
-to Arrow as a file of its own, and Python files are read in the thread that asks.
+Arrow's pools outlive Python. A thread of theirs that lets go of a Python file, or of bytes, while the interpreter shuts
+down needs the GIL, which is not there any more, and the process is aborted (SIGABRT) after its work was done. So all is
+read in the thread that asks: pyarrow.parquet.read_table cannot do that, because it always reads ahead in a pool.
 """
 
 from __future__ import annotations
