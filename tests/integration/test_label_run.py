@@ -109,7 +109,8 @@ def test_settings_that_change_labels_are_refused_with_both_values(tmp_path: Path
     other = _config(tmp_path, labeling={"score_floor": 0.35})
     with pytest.raises(RunMismatchError, match=r"labeling\.score_floor: the run has 0\.2, now it is 0\.35"):
         label_run(other, load_engine=load_standin)
-    assert plan_run(other).rerun == "refused"
+    plan = plan_run(other)
+    assert (plan.rerun, plan.exit_code) == ("refused", 2)
     with pytest.raises(RunMismatchError, match=r"run\.on_exists is fail"):
         label_run(_config(tmp_path), on_exists="fail", load_engine=load_standin)
     assert [item.path for item in _store(other).list("") if not is_own(item.path)] == []
