@@ -11,7 +11,9 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sam3lt_ray.config.load import LoadedConfig
@@ -165,8 +167,26 @@ def _describe_input(config: Config) -> str:
 
 
 def _describe_output(config: Config) -> str:
+    from sam3lt_ray.pipeline.nesting import refuse_file
+    from sam3lt_ray.storage.filesystem import is_s3, local_path
     from sam3lt_ray.storage.store import open_store, probe_conditional_put
 
-    if probe_conditional_put(open_store(config.run.output, config.storage)):
+    refuse_file(config)
+    folder = None if is_s3(config.run.output) else Path(local_path(config.run.output))
+    with nullcontext() if folder is None else _leaving_no_folders(folder):
+        keeps_promise = probe_conditional_put(open_store(config.run.output, config.storage))
+    if keeps_promise:
         return f"{config.run.output} can be written"
     return f"{config.run.output} can be written; its server ignores If-None-Match, so run one job at a time"
+
+
+@contextmanager
+def _leaving_no_folders(folder: Path) -> Iterator[None]:
+    """Remove the folders on the way to a place, and the place, that were not there before, if they are empty."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for place in new:
+                place.rmdir()

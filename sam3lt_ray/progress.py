@@ -68,7 +68,7 @@ class LogProgress:
         interval_s: float = LOG_INTERVAL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = stream
         self._interval_s = interval_s
         self._clock = clock
         self._tally = Tally(clock=clock)
@@ -90,7 +90,7 @@ class LogProgress:
 
     def message(self, text: str) -> None:
         """See :class:`ProgressListener`."""
-        print(printable(text), file=self._stream, flush=True)
+        self._write_line(printable(text))
 
     def finish(self) -> None:
         """See :class:`ProgressListener`."""
@@ -98,7 +98,11 @@ class LogProgress:
             self._write_tally()
 
     def _write_tally(self) -> None:
-        print(self._note_written().describe(), file=self._stream, flush=True)
+        self._write_line(self._note_written().describe())
+
+    def _write_line(self, line: str) -> None:
+        # The present standard error: beside Ray, what was it before goes nowhere (pipeline/native_stderr.py).
+        print(line, file=sys.stderr if self._stream is None else self._stream, flush=True)
 
     def _note_written(self) -> Tally:
         self._last_line_s = self._clock()
@@ -137,7 +141,7 @@ class JsonProgress(LogProgress):
 
     def _write(self, fields: dict[str, Any]) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        print(json.dumps({"time": now, "run": self._run, **fields}, ensure_ascii=False), file=self._stream, flush=True)
+        self._write_line(json.dumps({"time": now, "run": self._run, **fields}, ensure_ascii=False))
 
 
 class TerminalProgress:

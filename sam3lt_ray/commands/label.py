@@ -80,7 +80,10 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run would do, and what it would take, without starting Ray or writing anything."""
+    """Say what a run would do, and what it would take, without starting Ray or writing anything.
+
+    Ends with exit code 2 where the run would be refused.
+    """
     # A mistake in the config is answered before anything heavy is imported; the same in all commands.
     loaded = read_config(config, with_changed(overrides, changed))
 
@@ -94,6 +97,7 @@ def plan(
         print_json(report.to_json())
     else:
         print_text(report.to_text().rstrip("\n"))
+    raise typer.Exit(report.exit_code)
 
 
 def label(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +10,9 @@ from typing import Annotated, Literal
 import typer
 
 from sam3lt_ray.commands.options import AsJson, ConfigFiles, Overrides, RunLocation, locate_run, print_json, print_text
+from sam3lt_ray.errors import InputError, StorageError
+from sam3lt_ray.redaction import without_credentials
+from sam3lt_ray.terminal import printable
 
 ScoreThreshold = Annotated[
     float | None,
@@ -37,20 +41,31 @@ def export_coco(
         Literal["dataset", "results"],
         typer.Option(help="dataset: images, annotations and categories; results: a list of scored detections."),
     ] = "dataset",
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write here, not into exports/coco of the run."),
+    ] = None,
     score_threshold: ScoreThreshold = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write COCO JSON into the run directory."""
+    """Write COCO JSON into the run directory, or elsewhere."""
+    folder, slash, name = (output or "").rpartition("/")
+    if output is not None and not name:
+        raise typer.BadParameter(f"{output!r} is a folder; name a file in it.", param_hint="--output")
     uri, storage = locate_run(run, config, overrides)
 
     from sam3lt_ray.exports.coco import export_coco as write_coco
+    from sam3lt_ray.labels.completeness import read_completeness
     from sam3lt_ray.labels.reading import RunReader
     from sam3lt_ray.storage.store import open_store
 
-    store = open_store(uri, storage)
-    summary = write_coco(RunReader(store), store, kind=kind, score_threshold=score_threshold)
+    reader = RunReader(open_store(uri, storage))
+    target = reader.store if output is None else open_store(folder or slash or ".", storage)
+    completeness = read_completeness(reader)
+    summary = write_coco(reader, target, kind=kind, score_threshold=score_threshold, path=name or None)
+    _warn(completeness.remark())
     if as_json:
-        print_json(asdict(summary))
+        print_json(asdict(summary) | completeness.to_json())
         return
     print_text(
         f"{summary.annotations:,} {'annotations' if kind == 'dataset' else 'detections'} in {summary.images:,} images; "
@@ -128,26 +143,45 @@ def evaluate(
 
     from sam3lt_ray.evaluation.coco_ap import evaluate as measure
     from sam3lt_ray.evaluation.figures import save_evaluation
+    from sam3lt_ray.labels.completeness import read_completeness
     from sam3lt_ray.labels.reading import RunReader
     from sam3lt_ray.storage.store import open_store
 
     store = open_store(uri, storage)
     reader = RunReader(store)
     threshold = reader.default_score_threshold() if score_threshold is None else score_threshold
+    completeness = read_completeness(reader)
     figures = measure(reader, ground_truth, score_threshold=threshold)
-    location = save_evaluation(figures, store)
     if as_json:
-        print_json(figures.to_json())
+        print_json(figures.to_json() | completeness.to_json())
+    else:
+        print_text(figures.to_text().rstrip("\n"))
+    _warn(completeness.remark())
+    try:
+        location = save_evaluation(figures, store)
+    except (InputError, StorageError) as error:  # whoever may only read a run may measure it
+        _warn(f"The figures could not be kept for `sam3lt report`. {without_credentials(error.message)}")
         return
-    print_text(figures.to_text().rstrip("\n"))
-    print_text(f"\n{location}")
+    if not as_json:
+        print_text(f"\n{location}")
 
 
 def report(run: RunLocation = None, config: ConfigFiles = None, overrides: Overrides = None) -> None:
     """Write a page with numbers, a table of labels and a contact sheet; it shows the last evaluation, if any."""
     uri, storage = locate_run(run, config, overrides)
 
+    from sam3lt_ray.labels.completeness import read_completeness
+    from sam3lt_ray.labels.reading import RunReader
     from sam3lt_ray.pipeline.report import report_run
     from sam3lt_ray.storage.store import open_store
 
-    print_text(report_run(open_store(uri, storage), storage))
+    store = open_store(uri, storage)
+    completeness = read_completeness(RunReader(store))
+    print_text(report_run(store, storage))
+    _warn(completeness.remark())
+
+
+def _warn(sentence: str | None) -> None:
+    """To standard error, so that what is printed stays what programs read."""
+    if sentence is not None:
+        print(printable(sentence), file=sys.stderr)

@@ -54,9 +54,14 @@ class ExportSummary:
 
 
 def export_coco(
-    reader: RunReader, store: RunStore, *, kind: CocoKind, score_threshold: float | None = None
+    reader: RunReader,
+    store: RunStore,
+    *,
+    kind: CocoKind,
+    score_threshold: float | None = None,
+    path: str | None = None,
 ) -> ExportSummary:
-    """Write a run as COCO JSON into the run directory, replacing an earlier export.
+    """Write a run as COCO JSON, replacing an earlier export.
 
     Args:
         reader: The run.
@@ -65,6 +70,8 @@ def export_coco(
         score_threshold: Instances below it are left out, for labels without a threshold of their own. None: for a
             dataset the run's ``labeling.score_threshold``; for results nothing is left out, not even below a label's
             own threshold, because a precision-recall curve needs the low scores too.
+        path: Name of the main file in ``store``; the images of results stand beside it ("a.json": "a.images.json").
+            None: the names above.
 
     Raises:
         InputError: There is no run.
@@ -77,10 +84,13 @@ def export_coco(
         tally = writer.write_pieces(reader, thresholds, kind)
         header = _header(reader, tally, thresholds)
         files = writer.assemble_dataset(header) if kind == "dataset" else writer.assemble_results(header)
-        for path, file in files.items():
-            store.replace_from_file(path, file)
+        if path is not None:
+            names = (path, f"{path.removesuffix('.json')}.images.json")
+            files = dict(zip(names, files.values(), strict=False))
+        for name, file in files.items():
+            store.replace_from_file(name, file)
     return ExportSummary(
-        locations=tuple(store.location(path) for path in files),
+        locations=tuple(store.location(name) for name in files),
         images=tally.images,
         annotations=tally.annotations,
         skipped_images=tally.skipped_images,

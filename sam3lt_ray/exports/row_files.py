@@ -24,6 +24,7 @@ from sam3lt_ray.labels.schema import (
     RLE_TYPE,
     SCHEMA_VERSION,
 )
+from sam3lt_ray.storage.parquet_files import open_parquet
 from sam3lt_ray.storage.store import RunStore
 
 META_RUN: Final = b"sam3lt.run"
@@ -116,9 +117,9 @@ def row_groups(images: Iterator[LabeledImage], *, skip: int, max_rows: int | Non
 def read_places(store: RunStore, path: str) -> Iterator[tuple[str, int]]:
     """Shard and index of every row of a file, row group by row group."""
     with store.open(path) as file:
-        parquet = pq.ParquetFile(file)
+        parquet = open_parquet(file)
         for number in range(parquet.num_row_groups):
-            table = parquet.read_row_group(number, columns=["shard", "index"])
+            table = parquet.read_row_group(number, columns=["shard", "index"], use_threads=False)
             yield from zip(table.column("shard").to_pylist(), table.column("index").to_pylist(), strict=True)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
 from sam3lt_ray.inputs.ranged_file import RangedFile, SeekableRanges
 from sam3lt_ray.records import Shard
+from sam3lt_ray.storage.parquet_files import open_parquet
 
 
 def count_images(shard: Shard, settings: InputSettings, storage: StorageSettings) -> int | None:
@@ -22,6 +22,6 @@ def count_images(shard: Shard, settings: InputSettings, storage: StorageSettings
         return None
     try:
         file = SeekableRanges(RangedFile(shard.uri, storage, expected=shard)).as_arrow_file()
-        return int(pq.ParquetFile(file).metadata.num_rows)
+        return int(open_parquet(file).metadata.num_rows)
     except (ValueError, OSError, pa.ArrowException):
         return None

@@ -9,8 +9,6 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-import pyarrow.parquet as pq
-
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
 from sam3lt_ray.errors import InputError, sentence_of
 from sam3lt_ray.inputs.file_listing import FileListing, check_bucket
@@ -20,6 +18,7 @@ from sam3lt_ray.inputs.ranged_file import RangedFile, SeekableRanges
 from sam3lt_ray.records import Shard
 from sam3lt_ray.redaction import carries_credentials
 from sam3lt_ray.storage.filesystem import is_s3, local_path
+from sam3lt_ray.storage.parquet_files import iter_batches, open_parquet
 
 MANIFEST_EXTENSIONS: Final = ("parquet", "csv", "jsonl", "ndjson", "json")
 
@@ -130,9 +129,9 @@ def _rows(uri: str, extension: str, columns: list[str], storage: StorageSettings
 def _parquet_rows(uri: str, source: SeekableRanges, columns: list[str]) -> Iterator[_Row]:
     number = 0
     try:
-        file = pq.ParquetFile(source.as_arrow_file())
+        file = open_parquet(source.as_arrow_file())
         _require_columns(uri, columns, file.schema_arrow.names)
-        for batch in file.iter_batches(columns=columns):
+        for batch in iter_batches(file, columns=columns):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row

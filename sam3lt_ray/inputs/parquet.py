@@ -32,6 +32,7 @@ from sam3lt_ray.inputs.parquet_columns import ParquetColumns, choose_columns
 from sam3lt_ray.inputs.parquet_pages import ColumnChunkGuard
 from sam3lt_ray.inputs.ranged_file import RangedFile, SeekableRanges
 from sam3lt_ray.records import EncodedImage, ReadRange, Shard
+from sam3lt_ray.storage.parquet_files import iter_batches, open_parquet
 
 _STREAM_BUFFER_BYTES: Final = 4 * 2**20  # of each column; also the size of a request
 _BATCH_BYTES: Final = 16 * 2**20
@@ -63,7 +64,7 @@ def stream_parquet(
     ranged = RangedFile(shard.uri, storage, expected=shard)
     source = SeekableRanges(ranged)
     try:
-        file = pq.ParquetFile(source.as_arrow_file(), buffer_size=_STREAM_BUFFER_BYTES, pre_buffer=False)
+        file = open_parquet(source.as_arrow_file(), buffer_size=_STREAM_BUFFER_BYTES)
     except Exception as error:
         _raise_storage_failure(source)
         yield _unreadable_footer(error)
@@ -91,7 +92,7 @@ def read_schema(uri: str, storage: StorageSettings) -> pa.Schema | None:
     """
     source = SeekableRanges(RangedFile(uri, storage))
     try:
-        schema = pq.read_schema(source.as_arrow_file())
+        schema = open_parquet(source.as_arrow_file()).schema_arrow
         _ = schema.names
     except Exception:
         _raise_storage_failure(source)
@@ -137,12 +138,12 @@ class _RowReader:
         group_end = group_first + self._file.metadata.row_group(group).num_rows
         index, problem = group_first, ""
         self._watch_pages(group)
-        batches = self._file.iter_batches(
+        batches = iter_batches(
+            self._file,
             # The same batches whatever the first wanted row: a bad page spoils the same rows on every reading.
             batch_size=self._batch_rows(group),
             row_groups=[group],
             columns=self._columns.projection,
-            use_threads=False,
         )
         while index < group_end:
             try:

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-import pyarrow.parquet as pq
-
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.labels.schema import META_COUNTS, META_UNIT
 from sam3lt_ray.storage.damage import naming_damaged_unit
+from sam3lt_ray.storage.parquet_files import open_parquet, read_whole
 from sam3lt_ray.storage.store import RunStore
 
 _NUM_THREADS: Final = 16
@@ -30,7 +29,7 @@ def read_resume_offset(store: RunStore, path: str) -> int | None:
 def read_keys(store: RunStore, path: str) -> list[str]:
     """Keys of a unit's images, in order."""
     with store.open(path) as file, naming_damaged_unit(store, path):
-        keys: list[str] = pq.read_table(file, columns=["key"])["key"].to_pylist()  # type: ignore[assignment]
+        keys: list[str] = read_whole(file, ["key"])["key"].to_pylist()  # type: ignore[assignment]
     return keys
 
 
@@ -47,6 +46,6 @@ def _unit_counts(store: RunStore, path: str) -> UnitCounts:
 
 def _metadata(store: RunStore, path: str, key: bytes) -> dict[str, Any]:
     with store.open(path) as file:
-        metadata = pq.read_metadata(file).metadata or {}
+        metadata = open_parquet(file).metadata.metadata or {}
     value: dict[str, Any] = json.loads(metadata[key])
     return value

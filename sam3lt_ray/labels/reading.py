@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from sam3lt_ray.errors import InputError, RunMismatchError
 from sam3lt_ray.labels.columns import LabeledImage, images_of_table
@@ -24,6 +23,7 @@ from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.damage import naming_damaged_unit
 from sam3lt_ray.storage.layers import layer_number, questions_of, read_layers
 from sam3lt_ray.storage.ledger import LABELS_PREFIX, UnitFile
+from sam3lt_ray.storage.parquet_files import read_whole
 from sam3lt_ray.storage.run_directory import VOCABULARY_PATH, read_json, read_run
 from sam3lt_ray.storage.snapshot import read_editions
 from sam3lt_ray.storage.store import RunStore
@@ -160,7 +160,7 @@ class RunReader:
 
     def _read_file(self, path: str, columns: Sequence[str] | None) -> pa.Table:
         with self.store.open(path) as file, naming_damaged_unit(self.store, path):
-            return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
+            return read_whole(file, columns)
 
 
 @dataclass(frozen=True, slots=True)

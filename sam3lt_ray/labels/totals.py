@@ -7,7 +7,6 @@ these are there. What no valid sum covers is read from the files' own footers.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.storage.ledger import parse_unit_path
+from sam3lt_ray.storage.parquet_files import read_whole
 from sam3lt_ray.storage.store import RunStore
 
 TOTALS_PATH: Final = "totals.parquet"
@@ -74,7 +74,7 @@ class RunTotals:
     def load(cls, store: RunStore, *, is_kept: bool = True) -> RunTotals:
         """What earlier starts kept; nothing where the file is missing or makes no sense."""
         try:
-            rows = pq.read_table(io.BytesIO(store.read(TOTALS_PATH)), schema=_SCHEMA).to_pylist()
+            rows = read_whole(store.read(TOTALS_PATH)).to_pylist()
             sums = [_decode(row) for row in rows]
         except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError):
             return cls(store, is_kept)

@@ -1,8 +1,9 @@
-"""A run directory must not lie where its input is listed, nor the input where a run is discarded."""
+"""A run directory is a folder, which must not lie where its input is listed, nor the input where a run is discarded."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.errors import InputError
@@ -32,6 +33,17 @@ def refuse_nesting(config: Config) -> None:
             f"The run directory lies inside the input, so the next start would list its files as input: {places}. "
             "Choose a run.output elsewhere."
         )
+
+
+def refuse_file(config: Config) -> None:
+    """Refuse a run.output that is a file.
+
+    Raises:
+        InputError: It is so.
+    """
+    output = config.run.output
+    if not is_s3(output) and Path(local_path(output)).is_file():
+        raise InputError(f"run.output ({output}) is a file. Name a folder: one that is new, empty, or holds a run.")
 
 
 def _parts(uri: str) -> tuple[str, ...]:

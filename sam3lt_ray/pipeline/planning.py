@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sam3lt_ray.config.schema import Config
-from sam3lt_ray.errors import UsageError
+from sam3lt_ray.errors import EXIT_DONE, EXIT_USAGE, UsageError
 from sam3lt_ray.inputs.counting import count_images
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.estimate import Estimate, EstimateOptions, estimate_run
@@ -16,10 +16,11 @@ from sam3lt_ray.pipeline.estimate_text import count_of, format_size
 from sam3lt_ray.pipeline.feeding import cores_per_gpu
 from sam3lt_ray.pipeline.fork import find_origin
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
+from sam3lt_ray.pipeline.run_files import apply_policy
 from sam3lt_ray.pipeline.worklist import Missing, find_missing, labels_of, num_rows, plan_retries
 from sam3lt_ray.records import Shard
 from sam3lt_ray.storage.coverage import Coverage, Gap
-from sam3lt_ray.storage.layers import find_layer
+from sam3lt_ray.storage.layers import find_layer, questions_of
 
 _MAX_NAMED: Final = 5
 
@@ -55,7 +56,8 @@ class PlanReport:
         rows_to_retry: Error rows that would be made again; None: nobody asked for that.
         cores_per_gpu: CPU cores that one GPU keeps busy with this vocabulary, by rule of thumb.
         rerun: "new" | "continue" | "nothing to do" | "refused".
-        differences: Why a start would be refused: settings that change labels and differ from the run's.
+        differences: Settings that change labels and differ from the run's.
+        refusal: Why a start would be refused; None: it would not be.
         estimate: Time, money, bytes and requests; None: nobody asked, or a start would be refused.
     """
 
@@ -85,7 +87,13 @@ class PlanReport:
     cores_per_gpu: int
     rerun: str
     differences: tuple[str, ...]
+    refusal: str | None
     estimate: Estimate | None
+
+    @property
+    def exit_code(self) -> int:
+        """The one a start would end with at once, where it would be refused."""
+        return EXIT_DONE if self.refusal is None else EXIT_USAGE
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -121,6 +129,8 @@ class PlanReport:
         if self.images_vanished:
             lines.append(f"vanished     {self.images_vanished} images are gone from the input; their labels are kept")
         lines += [f"differs      {line}" for line in self.differences]
+        if self.refusal is not None and not self.differences:
+            lines.append(f"refused      {self.refusal}")
         if self.estimate is not None:
             lines += self.estimate.to_lines()
         return "\n".join(lines)
@@ -154,8 +164,10 @@ def plan_run(
             raise UsageError("--retry-errors is planned without an estimate: leave its options away.")
     origin = None if fork is None else find_origin(config, fork)
     config = config if origin is None else origin.forked_config
-    prepared = prepare_run(config, base_dir, origin=origin)
-    coverage = prepared.coverage()
+    is_discarded = config.run.on_exists == "overwrite"
+    prepared = prepare_run(config, base_dir, discard_existing=is_discarded, origin=origin)
+    refusal = _refusal(prepared, retry_errors=retry_errors)
+    coverage = Coverage([], questions_of(prepared.vocabulary.labels)) if is_discarded else prepared.coverage()
     # Without labels of a content that a shard no longer has: a start removes them.
     missing = {} if prepared.differences else find_missing(prepared, coverage)
     todo = {shard.name for shards in missing.values() for shard, _ in shards}
@@ -163,7 +175,9 @@ def plan_run(
     counts = {shard.name: count_images(shard, config.input, config.storage) for shard in prepared.shards}
     images_total = None if None in counts.values() else sum(count or 0 for count in counts.values())
     images_done = sum(coverage.num_done(shard) for shard in prepared.shards if shard.name in started)
-    retries = num_rows(plan_retries(prepared, coverage)) if retry_errors else None
+    retries = None
+    if retry_errors:
+        retries = num_rows(plan_retries(prepared, coverage)) if prepared.exists else 0
     vocabulary = prepared.vocabulary
     return PlanReport(
         run=prepared.store.uri,
@@ -190,12 +204,21 @@ def plan_run(
         layers=_planned_layers(prepared, coverage, missing, counts),
         rows_to_retry=retries,
         cores_per_gpu=cores_per_gpu(len(vocabulary.prompts)),
-        rerun=_rerun(prepared, bool(todo) if retries is None else retries > 0),
+        rerun="refused" if refusal is not None else _rerun(prepared, bool(todo) if retries is None else retries > 0),
         differences=tuple(prepared.differences),
+        refusal=refusal,
         estimate=None
-        if estimate is None or prepared.differences
+        if estimate is None or refusal is not None
         else estimate_run(prepared, coverage, missing, counts, estimate, load_engine or segmenter_factory),
     )
+
+
+def _refusal(prepared: PreparedRun, *, retry_errors: bool) -> str | None:
+    try:
+        apply_policy(prepared, prepared.config.run.on_exists, retry_errors=retry_errors)
+    except UsageError as error:
+        return error.message
+    return None
 
 
 def _planned_layers(
@@ -229,8 +252,6 @@ def _num_missing(gaps: Sequence[Gap], num_images: int | None) -> int | None:
 
 
 def _rerun(prepared: PreparedRun, has_work: bool) -> str:
-    if prepared.differences:
-        return "refused"
     if not prepared.exists:
         return "new"
     return "continue" if has_work else "nothing to do"

@@ -17,7 +17,8 @@ from sam3lt_ray.inputs.listing import list_shards
 from sam3lt_ray.labels.rows import Provenance
 from sam3lt_ray.pipeline.collector import collector_paused
 from sam3lt_ray.pipeline.fork import Origin
-from sam3lt_ray.pipeline.nesting import refuse_nesting
+from sam3lt_ray.pipeline.nesting import refuse_file, refuse_nesting
+from sam3lt_ray.pipeline.own_files import refuse_foreign_files
 from sam3lt_ray.records import Shard
 from sam3lt_ray.stages.read import MissingUnitReader
 from sam3lt_ray.storage.coverage import Coverage
@@ -25,6 +26,7 @@ from sam3lt_ray.storage.filesystem import is_s3, local_path
 from sam3lt_ray.storage.layers import Layer, questions_of, read_layers
 from sam3lt_ray.storage.ledger import refuse_shared_directories
 from sam3lt_ray.storage.run_directory import (
+    RUN_PATH,
     VOCABULARY_PATH,
     RunIdentity,
     compare_identity,
@@ -133,11 +135,18 @@ def prepare_run(
     Raises:
         UsageError: Anything that no retry can help.
     """
+    refuse_file(config)
     refuse_nesting(config)
     checkpoint = resolve_checkpoint(config.model.checkpoint, config.model.revision)
     with token_counter(checkpoint) as count_tokens:
         store = open_store(config.run.output, config.storage)
-        run = None if discard_existing else find_run(store)
+        if discard_existing:
+            run, is_new = None, not store.exists(RUN_PATH)
+        else:
+            run = find_run(store)
+            is_new = run is None
+        if is_new:
+            refuse_foreign_files(store)
         known_labels = _known_labels(store, run)
         vocabulary = load_vocabulary(
             config.vocabulary, base_dir=base_dir, count_tokens=count_tokens, max_tokens=checkpoint.max_tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -16,12 +17,17 @@ from sam3lt_ray.config.schema import ComputeSettings
 from sam3lt_ray.errors import UsageError
 from sam3lt_ray.logs import LogFormat
 from sam3lt_ray.pipeline.native_stderr import quiet_native_stderr
+from sam3lt_ray.pipeline.ray_watch import Endpoint, takes_connections
 
 # A Ray that we start ourselves holds the units in flight and nothing else.
 LOCAL_OBJECT_STORE_BYTES: Final = 1_000_000_000
 # Names in Ray 2.60 of those that end by themselves. Its "Prefetcher" does not: it waits for work that never comes.
 _THREADS_OF_RAY_DATA: Final = ("iter_threaded", "StreamingExecutor", "ray-data-metadata-prefetch")
 _THREADS_END_WITHIN_S: Final = 5.0  # within the 30 s that a scheduler leaves, with all else that is to be done
+
+_HOST_AND_PORT: Final = re.compile(r"(?P<host>[^/@\[\]:]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d+)")
+_NUM_PORTS: Final = 2**16
+_PAUSES_S: Final = (0.5, 1.0, 2.0, 3.0, 3.5)  # a head that is just starting
 
 
 @contextmanager
@@ -83,10 +89,33 @@ def _connect(address: str, level: int, *, log_to_driver: bool, log_format: LogFo
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         )
         return
+    _await_answer(address)
     try:
         ray.init(address=address, log_to_driver=log_to_driver, logging_level=level, logging_config=logging_config)
     except ConnectionError as error:
-        raise UsageError(
-            f"No Ray cluster answers at {address!r} ({error}). Check compute.ray_address or RAY_ADDRESS, or unset both "
-            "to run on this machine alone."
-        ) from error
+        raise _no_answer(address, str(error)) from error
+
+
+def _await_answer(address: str) -> None:
+    """Ask a while whether anybody listens: Ray itself waits for a wrong address for many minutes, deaf to signals.
+
+    Raises:
+        UsageError: Nobody does. Addresses that are not host:port ("auto", ray://...) are not looked at.
+    """
+    match = _HOST_AND_PORT.fullmatch(address)
+    if match is None:
+        return
+    gcs = Endpoint("the gcs", match["host"].strip("[]"), int(match["port"]), patience_s=0.0)
+    for pause_s in (*_PAUSES_S, None):
+        if gcs.port < _NUM_PORTS and takes_connections(gcs):
+            return
+        if pause_s is not None:
+            time.sleep(pause_s)
+    raise _no_answer(address, "nobody listens there")
+
+
+def _no_answer(address: str, why: str) -> UsageError:
+    return UsageError(
+        f"No Ray cluster answers at {address!r} ({why}). Check compute.ray_address or RAY_ADDRESS, or unset both to "
+        "run on this machine alone."
+    )

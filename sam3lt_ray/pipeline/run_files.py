@@ -8,13 +8,13 @@ from typing import Any
 
 from sam3lt_ray.config.schema import OnExists
 from sam3lt_ray.errors import RunMismatchError
+from sam3lt_ray.pipeline.own_files import is_own
 from sam3lt_ray.pipeline.prepare import PreparedRun, describe_model
 from sam3lt_ray.pipeline.summary import package_versions
 from sam3lt_ray.progress import ProgressListener
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.layers import find_discarded, new_generation
 from sam3lt_ray.storage.lease import Lease
-from sam3lt_ray.storage.ledger import parse_unit_path
 from sam3lt_ray.storage.run_directory import (
     RUN_PATH,
     VOCABULARY_PATH,
@@ -24,7 +24,7 @@ from sam3lt_ray.storage.run_directory import (
     refuse_differences,
 )
 from sam3lt_ray.storage.snapshot import write_snapshot
-from sam3lt_ray.storage.store import PROBE_PATH, RunStore, probe_conditional_put
+from sam3lt_ray.storage.store import RunStore, probe_conditional_put
 from sam3lt_ray.vocabulary.history import history_json
 
 _MAX_NAMED = 3
@@ -73,7 +73,7 @@ def write_run_files(prepared: PreparedRun, lease: Lease, listener: ProgressListe
         overwrite: Discard the run that is there first.
 
     Raises:
-        RunMismatchError: Somebody else has just created another run here, or what is to be overwritten is no run.
+        RunMismatchError: Somebody else has just created another run here.
         RunTakenOverError: Another process holds the run now.
     """
     store = prepared.store
@@ -130,6 +130,8 @@ def present_coverage(prepared: PreparedRun, lease: Lease) -> Coverage:
 def _discard_run(store: RunStore, lease: Lease) -> dict[str, Any] | None:
     """Remove a run, its run.json last: a start that dies in between still finds a run to discard.
 
+    Files that are not the run's own stay.
+
     Returns:
         That run.json; None when there is none that makes sense.
     """
@@ -141,22 +143,11 @@ def _discard_run(store: RunStore, lease: Lease) -> dict[str, Any] | None:
         lease.confirm()
         run |= new_generation(run)
         store.replace(RUN_PATH, encode_json(run))
-    if not store.exists(RUN_PATH) and not all(_is_known(item.path) for item in store.list("")):
-        raise RunMismatchError(
-            f"{store.uri} is not a run directory (it has no {RUN_PATH}) but holds other files. Nothing was deleted. "
-            "Choose an empty place for run.output."
-        )
     for item in list(store.list("")):
-        if not item.path.startswith("lease/") and item.path != RUN_PATH:
+        if is_own(item.path) and not item.path.startswith("lease/") and item.path != RUN_PATH:
             lease.confirm()
             store.delete(item.path)
     lease.confirm()
     if store.exists(RUN_PATH):
         store.delete(RUN_PATH)
     return run
-
-
-def _is_known(path: str) -> bool:
-    """What may stand there without run.json: what a start that was killed before it, or late workers have left."""
-    is_small = path == PROBE_PATH or path.startswith(("lease/", "pass/", "attempts/"))
-    return is_small or parse_unit_path(path) is not None

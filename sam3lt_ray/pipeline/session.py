@@ -49,7 +49,7 @@ _MAX_NAMED_SHARDS = 3
 _MAX_UNITS_LISTED_IN_HASTE = 10_000
 _ADVICE = (
     "What was labeled is kept. Correct the input and label into a new run, or raise errors.max_error_fraction and "
-    "start this command again. The commonest causes:"
+    "start this command again."
 )
 
 

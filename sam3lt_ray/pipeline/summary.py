@@ -205,7 +205,7 @@ def summarize(
         status, message = _judge_errors(total or tally.counts, max_error_fraction, message)
     causes = _commonest_causes(tally.counts + tally.refused)
     if status == "over_error_budget":
-        message += "".join(f"\n  {cause['images']:,} x {cause['kind']}: {cause['cause']}" for cause in causes)
+        message = _with_causes(message, causes)
     content = {
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "complete": None if shards.open is None else shards.open == 0,
@@ -251,8 +251,15 @@ def _judge_errors(counts: UnitCounts, max_error_fraction: float | None, message:
         return "done", message
     return "over_error_budget", (
         f"{counts.num_errors:,} of {counts.images:,} images are error rows, more than errors.max_error_fraction "
-        f"{max_error_fraction:g} allows. The commonest causes in this start:"
+        f"{max_error_fraction:g} allows."
     )
+
+
+def _with_causes(message: str, causes: list[dict[str, Any]]) -> str:
+    if not causes:
+        return f"{message} This start made none of them; `sam3lt status` says why they failed."
+    lines = (f"\n  {cause['images']:,} x {cause['kind']}: {cause['cause']}" for cause in causes)
+    return f"{message} The commonest causes in this start:{''.join(lines)}"
 
 
 def _commonest_causes(counts: UnitCounts) -> list[dict[str, Any]]:

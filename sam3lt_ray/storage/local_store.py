@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from sam3lt_ray.config.schema import StorageSettings
+from sam3lt_ray.errors import InputError
 from sam3lt_ray.storage.failures import describe_storage_failure
 from sam3lt_ray.storage.filesystem import local_path
 from sam3lt_ray.storage.ledger import LABELS_PREFIX
@@ -24,6 +25,8 @@ from sam3lt_ray.storage.store_paths import TEMPORARY_PREFIX, checked_prefix, che
 _ABANDONED_AFTER_S: Final = 3600.0
 _COPY_BYTES: Final = 2**20
 _NO_HARD_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_NOT_WRITABLE: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_PATH: Final = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 _NO_FOLDER_SYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 
 
@@ -53,7 +56,7 @@ class LocalStore:
         with self._explained(target):
             if _is_taken(target):
                 return False
-            _make_folder(target.parent)
+            self._make_folder(target.parent)
             temporary = _write_temporary(target.parent, io.BytesIO(data))
             try:
                 created = _give_name(temporary, target)
@@ -74,7 +77,7 @@ class LocalStore:
     def _replace_from(self, path: str, source: BinaryIO) -> None:
         target = self._file(path)
         with self._explained(target):
-            _make_folder(target.parent)
+            self._make_folder(target.parent)
             temporary = _write_temporary(target.parent, source)
             try:
                 temporary.replace(target)
@@ -131,6 +134,18 @@ class LocalStore:
 
     def _file(self, path: str) -> Path:
         return self._root.joinpath(*checked_segments(path))
+
+    def _make_folder(self, folder: Path) -> None:
+        """Where nothing can be stored at all, a person is told of the place that they named, not of a file in it."""
+        try:
+            _make_folder(folder)
+        except OSError as error:
+            if error.errno not in (_NOT_WRITABLE if self._root.is_dir() else _NOT_WRITABLE | _NO_PATH):
+                raise
+            raise InputError(
+                f"No folder can be made at {self._root} ({os.strerror(error.errno)}). Check the path and who may write "
+                "there, or choose another place (run.output, or --output where a command has it)."
+            ) from None
 
     @contextmanager
     def _explained(self, place: Path, *, may_be_missing: bool = False) -> Iterator[None]:

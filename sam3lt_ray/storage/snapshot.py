@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.records import LooseFile, Shard
 from sam3lt_ray.storage.damage import is_damage
 from sam3lt_ray.storage.ledger import shard_directory
+from sam3lt_ray.storage.parquet_files import iter_batches, open_parquet, read_whole
 from sam3lt_ray.storage.store import RunStore
 
 SNAPSHOT_PATH: Final = "input/shards.parquet"
@@ -66,7 +66,7 @@ def decode_snapshot(store: RunStore, data: bytes | None) -> list[Shard]:
 
 def _decode(data: bytes) -> Iterator[Shard]:
     # Column by column and some rows at a time: a million rows as dictionaries are half a gigabyte.
-    for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches():
+    for batch in iter_batches(open_parquet(data)):
         present = set(batch.schema.names)  # snapshots of 0.1.0 have no editions
         columns = (batch.column(name).to_pylist() if name in present else repeat(None) for name in _SCHEMA.names)
         for _, name, uri, size_bytes, version, members, edition in zip(range(batch.num_rows), *columns, strict=False):
@@ -107,8 +107,10 @@ def read_editions(store: RunStore) -> dict[str, str]:
     """For shards whose content changed since the run first saw them: their first directory -> their present one."""
     try:
         with store.open(SNAPSHOT_PATH) as file, _naming_damage(store):
-            changed = pq.read_table(file, columns=["name", "edition"], schema=_SCHEMA)
+            changed = read_whole(file, ["name", "edition"])
     except FileNotFoundError:
+        return {}
+    if "edition" not in changed.column_names:  # of 0.1.0
         return {}
     return editions_of(
         Shard(str(name), "", edition=edition)

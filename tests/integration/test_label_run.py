@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.errors import CheckpointError, RunMismatchError
+from sam3lt_ray.pipeline.own_files import is_own
 from sam3lt_ray.pipeline.planning import plan_run
 from sam3lt_ray.pipeline.run import label_run
 from sam3lt_ray.storage.store import RunStore, open_store
@@ -108,11 +109,15 @@ def test_settings_that_change_labels_are_refused_with_both_values(tmp_path: Path
     other = _config(tmp_path, labeling={"score_floor": 0.35})
     with pytest.raises(RunMismatchError, match=r"labeling\.score_floor: the run has 0\.2, now it is 0\.35"):
         label_run(other, load_engine=load_standin)
-    assert plan_run(other).rerun == "refused"
+    plan = plan_run(other)
+    assert (plan.rerun, plan.exit_code) == ("refused", 2)
     with pytest.raises(RunMismatchError, match=r"run\.on_exists is fail"):
         label_run(_config(tmp_path), on_exists="fail", load_engine=load_standin)
+    assert [item.path for item in _store(other).list("") if not is_own(item.path)] == []
+    (tmp_path / "run" / "notes.txt").write_text("mine")
     overwritten = label_run(other, on_exists="overwrite", load_engine=load_standin)
     assert overwritten.to_json()["session"]["images"]["total"] == 5
+    assert (tmp_path / "run" / "notes.txt").exists()
 
 
 def test_overwrite_never_deletes_what_is_not_a_run(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ class Nights:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+        self.told = done.stderr
         summary: dict[str, Any] = json.loads(done.stdout)
         return summary
 
@@ -152,6 +153,7 @@ def test_every_night_labels_what_is_new(moto_s3: MotoS3, tmp_path: Path, monkeyp
     nights.add("c.tar", range(9, 14))
     moto_s3.forget_requests()
     _check(nights.command(), new=1, open_before=1, finished=1, shards=3, images=5)
+    assert " images, " in nights.told, "a scheduler's log shows nothing of it"
     assert nights.asked() == list(range(9, 14))
     read = {one.key for one in moto_s3.requests if one.kind == "GetObject" and one.bucket == nights.bucket.name}
     assert read == {"c.tar"}, "a finished shard was opened"

@@ -12,7 +12,7 @@ import pytest
 from sam3lt_ray import doctor
 from sam3lt_ray.cli import main
 from sam3lt_ray.config.load import LoadedConfig, load_config
-from sam3lt_ray.errors import CheckpointError
+from sam3lt_ray.errors import CheckpointError, InputError
 
 TORCH = {"version": "2.13.0", "gpus": []}
 
@@ -93,3 +93,13 @@ def test_missing_gpu_matters_only_where_one_is_asked_for() -> None:
 def test_old_python_is_told() -> None:
     assert not doctor.check_python((3, 10)).ok
     assert doctor.check_python((3, 11)).ok
+
+
+def test_looking_at_the_output_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for output in ("new/er/run", "there", "there/run"):
+        assert doctor._describe_output(config(tmp_path, f"run.output={tmp_path / output}").config).endswith("written")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        doctor._describe_output(config(tmp_path, f"run.output={tmp_path / 'file'}").config)

@@ -162,7 +162,7 @@ def test_a_file_that_says_nothing_of_itself_is_named(tmp_path: Path) -> None:
 def test_storage_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_run(tmp_path, _images(), [CAT, DOG])
 
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(pq, "ParquetFile", fail)

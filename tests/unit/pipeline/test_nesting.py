@@ -8,7 +8,7 @@ import pytest
 
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.errors import InputError
-from sam3lt_ray.pipeline.nesting import refuse_nesting
+from sam3lt_ray.pipeline.nesting import refuse_file, refuse_nesting
 
 
 def _config(output: str, uri: str, input_format: str) -> Config:
@@ -58,3 +58,11 @@ def test_links_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_other_stores_are_other_places() -> None:
     refuse_nesting(_config("/bucket/in/run", "s3://bucket/in", "parquet"))
+
+
+def test_a_file_is_no_place_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"run\.output \(.*file\) is a file"):
+        refuse_file(_config(str(tmp_path / "file"), "/in", "webdataset"))
+    for output in (str(tmp_path), str(tmp_path / "new"), "s3://bucket/run"):
+        refuse_file(_config(output, "/in", "webdataset"))

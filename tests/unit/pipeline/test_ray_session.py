@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 import ray
 
 from sam3lt_ray.config.schema import ComputeSettings
+from sam3lt_ray.errors import UsageError
 from sam3lt_ray.pipeline import ray_session as module
 from sam3lt_ray.pipeline.ray_session import ray_session
 
@@ -42,3 +44,42 @@ def test_a_thread_that_does_not_end_is_left(monkeypatch: pytest.MonkeyPatch) -> 
     assert thread.is_alive()
     over.set()
     thread.join()
+
+
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that Ray is asked to join; nobody is waited for."""
+    addresses: list[str] = []
+    monkeypatch.setattr(ray, "init", lambda *, address, **_: addresses.append(address))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(module, "_PAUSES_S", (0.0, 0.0))
+    return addresses
+
+
+def test_an_address_where_nobody_listens_is_refused_before_ray_waits_for_it(joined: list[str]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # taken, so that nobody else listens there; but it does not listen
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with (
+            pytest.raises(UsageError, match=f"No Ray cluster answers at '{address}'"),
+            ray_session(ComputeSettings(ray_address=address), verbose=True),
+        ):
+            pass
+    assert joined == []
+
+
+def test_a_head_that_is_just_starting_is_waited_for(joined: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([False, False, True])
+    monkeypatch.setattr(module, "takes_connections", lambda endpoint: (endpoint.port == 6379) and next(answers))
+    with ray_session(ComputeSettings(ray_address="[fd00::1]:6379"), verbose=True) as may_grow:
+        assert may_grow
+    assert joined == ["[fd00::1]:6379"]
+    assert list(answers) == []
+
+
+@pytest.mark.parametrize("address", ["auto", "ray://head:10001"])
+def test_other_addresses_are_left_to_ray(joined: list[str], monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(module, "takes_connections", lambda _: pytest.fail("asked"))
+    with ray_session(ComputeSettings(ray_address=address), verbose=True):
+        pass
+    assert joined == [address]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from sam3lt_ray.config.schema import Config, StorageSettings
-from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.labels.reading import RunReader
 from sam3lt_ray.labels.rows import Provenance, build_rows, encode_unit_file
 from sam3lt_ray.labels.status import read_run_state
@@ -139,7 +138,11 @@ def _discard(store: RunStore) -> None:
 
 
 def test_other_peoples_files_are_not_discarded(store: RunStore) -> None:
-    store.create("labels/mine.txt", b"mine")
-    with pytest.raises(RunMismatchError, match="is not a run directory"):
-        _start(store, CAT, overwrite=True)
-    assert store.exists("labels/mine.txt")
+    _start(store, CAT)
+    own = [*_unit("000", CAT)], ["exports/coco/instances.json", b"{}"]
+    theirs = ["labels/mine.txt", b"mine"], ["photo.jpg", b"mine"]
+    for path, data in (*own, *theirs):
+        store.create(str(path), bytes(data))
+    _start(store, CAT, overwrite=True)
+    assert not any(store.exists(str(path)) for path, _ in own)
+    assert all(store.exists(str(path)) for path, _ in theirs)

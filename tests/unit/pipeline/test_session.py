@@ -57,6 +57,17 @@ def _session(store: RunStore) -> RunSession:
     return RunSession(prepared, SilentProgress(), Lease(store), StopRequest(), options)
 
 
+def test_over_the_budget_with_nothing_to_do_says_where_the_causes_are(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = _session(store)
+    session._prepared.config.errors.max_error_fraction = 0.0
+    monkeypatch.setattr(session, "_plan_missing", list)
+    summary = session.label_missing()
+    assert summary.exit_code == 3
+    assert summary.message.endswith("allows. This start made none of them; `sam3lt status` says why they failed.")
+
+
 def _interrupted(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], int]:
     """The summary of a start that is interrupted when it has planned, and how often it then lists the labels."""
     session = _session(store)

@@ -142,3 +142,11 @@ def test_permissions_follow_the_umask(store: LocalStore, tmp_path: Path) -> None
     finally:
         os.umask(before)
     assert (tmp_path / "run" / "run.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_place_where_no_folder_can_be_is_told_as_it_was_named() -> None:
+    """Not even root makes folders in /proc."""
+    store = LocalStore("/proc/no/run", StorageSettings())
+    for write in (store.create, store.replace):
+        with pytest.raises(InputError, match=r"No folder can be made at /proc/no/run .*run\.output"):
+            write("lease/00000001.json", b"{}")
