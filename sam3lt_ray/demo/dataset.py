@@ -43,8 +43,8 @@ def write_demo_dataset(
     """Renders scenes and writes them below `folder`; the same arguments write the same bytes.
 
     Each scene is a `<key>.jpg` with a `<key>.json` beside it that lists its objects; keys are unique over all shards.
-    Files appear under their names only when they are whole, the ground truth last. A shard that is there already is left
-    as it is, so that a run which labeled it goes on; more scenes of the same series may add shards.
+    Files appear under their names only when they are whole, the ground truth last. A shard that is there already is
+    left as it is, so that a run which labeled it goes on; more scenes of the same series may add shards.
 
     Args:
         folder: Made if it does not exist.
