@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Final
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.errors import UsageError
 from sam3lt_ray.inputs.counting import count_images
+from sam3lt_ray.inputs.listing import describe_files
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.estimate import Estimate, EstimateOptions, estimate_run
 from sam3lt_ray.pipeline.estimate_text import count_of, format_size
@@ -47,6 +49,7 @@ class PlanReport:
 
     Attributes:
         shards_changed: Shards with other content than was labeled, which will be labeled anew.
+        files_passed_over: How many files of each extension at the input location are no part of the input.
         images_total: Images of the whole input; None where the format only tells by reading everything.
         images_done: Images that were asked all labels.
         images_to_do: The same for what is missing.
@@ -74,6 +77,7 @@ class PlanReport:
     shards_changed: int
     shards_vanished: int
     images_vanished: int
+    files_passed_over: Mapping[str, int]
     bytes_total: int | None
     bytes_to_do: int | None
     images_total: int | None
@@ -100,13 +104,15 @@ class PlanReport:
             f"run          {self.run} ({self.rerun})",
             f"input        {self.input} ({self.format})",
             f"model        {self.checkpoint}",
-            f"vocabulary   {self.labels} labels, {self.prompts} prompts",
+            f"vocabulary   {count_of(self.labels, 'label')}, {count_of(self.prompts, 'prompt')}",
             *(f"labels       {line}" for line in self.label_changes),
             f"shards       {self.shards_total}: {self.shards_done} done, {self.shards_partly_done} partly done, "
             f"{self.shards_total - self.shards_done - self.shards_partly_done} untouched; {self.shards_new} new",
             f"images       {_number(self.images_total)}: {self.images_done:,} done, {_number(self.images_to_do)} to do",
             f"bytes        {_size(self.bytes_total)}: {_size(self.bytes_to_do)} to do",
         ]
+        if self.files_passed_over:
+            lines.append(f"passed over  {describe_files(Counter(self.files_passed_over))}")
         if self.forked_from is not None:
             lines.insert(1, f"fork of      {self.forked_from}; nothing is reused")
         if self.rows_to_retry is not None:
@@ -115,11 +121,12 @@ class PlanReport:
             lines += [_describe_layer(layer) for layer in self.layers]
         lines.append(f"cores        {self.cores_per_gpu} per GPU keep it busy (JPEGs of about 1280 x 960)")
         if self.shards_changed:
-            lines.append(f"changed      {self.shards_changed} shards have other content; their labels are replaced")
-        if self.shards_vanished:
-            lines.append(f"vanished     {self.shards_vanished} shards are gone from the input; their labels are kept")
-        if self.images_vanished:
-            lines.append(f"vanished     {self.images_vanished} images are gone from the input; their labels are kept")
+            lines.append(
+                f"changed      {count_of(self.shards_changed, 'shard')} with other content; labels are replaced"
+            )
+        for number, thing in ((self.shards_vanished, "shard"), (self.images_vanished, "image")):
+            if number:
+                lines.append(f"vanished     {count_of(number, thing)} gone from the input; labels are kept")
         lines += [f"differs      {line}" for line in self.differences]
         if self.estimate is not None:
             lines += self.estimate.to_lines()
@@ -181,6 +188,7 @@ def plan_run(
         shards_changed=len(prepared.snapshot.changed),
         shards_vanished=len(prepared.snapshot.vanished),
         images_vanished=len(prepared.snapshot.vanished_images),
+        files_passed_over=prepared.passed_over,
         bytes_total=_sum_bytes(prepared.shards),
         bytes_to_do=_sum_bytes([shard for shard in prepared.shards if shard.name in todo]),
         images_total=images_total,

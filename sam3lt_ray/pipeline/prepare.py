@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sam3lt_ray.config.schema import Config
 from sam3lt_ray.engine.checkpoint import Checkpoint, resolve_checkpoint
 from sam3lt_ray.engine.token_counting import token_counter
 from sam3lt_ray.errors import RetryableRunError
-from sam3lt_ray.inputs.listing import list_shards
+from sam3lt_ray.inputs.listing import list_input
 from sam3lt_ray.labels.rows import Provenance
 from sam3lt_ray.pipeline.collector import collector_paused
 from sam3lt_ray.pipeline.fork import Origin
@@ -52,6 +52,7 @@ class PreparedRun:
         known_labels: The labels of the run before this start.
         known_snapshot: Hash of the snapshot that this start's listing was compared with.
         origin: The run that a new one is forked from.
+        passed_over: How many files of each extension at the input location are no part of the input.
     """
 
     config: Config
@@ -65,6 +66,7 @@ class PreparedRun:
     known_labels: Sequence[KnownLabel]
     known_snapshot: str
     origin: Origin | None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -153,10 +155,13 @@ def prepare_run(
     known_shards = decode_snapshot(store, known_snapshot)
     differences = [] if run is None else compare_identity(run.get("identity", {}), identity.to_json())
     if differences:
-        snapshot = MergedSnapshot(known_shards, [], [], [])
+        snapshot, passed_over = MergedSnapshot(known_shards, [], [], []), {}
     else:
-        listed = list_shards(config.input, config.storage, known_shards)
-        snapshot = merge_snapshot(known_shards, listed, config.run.changed)
+        listed = list_input(config.input, config.storage, known_shards)
+        snapshot, passed_over = (
+            merge_snapshot(known_shards, listed.shards, config.run.changed),
+            dict(listed.passed_over),
+        )
         refuse_shared_directories(shard.name for shard in snapshot.shards)
     return PreparedRun(
         config=config,
@@ -170,6 +175,7 @@ def prepare_run(
         known_labels=known_labels,
         known_snapshot=_hash(known_snapshot),
         origin=origin,
+        passed_over=passed_over,
     )
 
 
