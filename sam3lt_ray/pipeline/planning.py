@@ -57,6 +57,7 @@ class PlanReport:
         layers: What will be asked of which images.
         rows_to_retry: Error rows that would be made again; None: nobody asked for that.
         cores_per_gpu: CPU cores that one GPU keeps busy with this vocabulary, by rule of thumb.
+        warning: What was probably not meant, though a start would do it.
         rerun: "new" | "continue" | "nothing to do" | "refused".
         differences: Why a start would be refused: settings that change labels and differ from the run's.
         estimate: Time, money, bytes and requests; None: nobody asked, or a start would be refused.
@@ -87,6 +88,7 @@ class PlanReport:
     layers: tuple[PlannedLayer, ...]
     rows_to_retry: int | None
     cores_per_gpu: int
+    warning: str | None
     rerun: str
     differences: tuple[str, ...]
     estimate: Estimate | None
@@ -111,6 +113,8 @@ class PlanReport:
             f"images       {_number(self.images_total)}: {self.images_done:,} done, {_number(self.images_to_do)} to do",
             f"bytes        {_size(self.bytes_total)}: {_size(self.bytes_to_do)} to do",
         ]
+        if self.warning is not None:
+            lines.append(f"warning      {self.warning}")
         if self.files_passed_over:
             lines.append(f"passed over  {describe_files(Counter(self.files_passed_over))}")
         if self.forked_from is not None:
@@ -198,6 +202,7 @@ def plan_run(
         layers=_planned_layers(prepared, coverage, missing, counts),
         rows_to_retry=retries,
         cores_per_gpu=cores_per_gpu(len(vocabulary.prompts)),
+        warning=prepared.warning(),
         rerun=_rerun(prepared, bool(todo) if retries is None else retries > 0),
         differences=tuple(prepared.differences),
         estimate=None

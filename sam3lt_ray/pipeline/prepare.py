@@ -6,11 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sam3lt_ray.config.fingerprint import label_settings
 from sam3lt_ray.config.schema import Config
-from sam3lt_ray.engine.checkpoint import Checkpoint, resolve_checkpoint
+from sam3lt_ray.demo.prompts import parse_phrase
+from sam3lt_ray.engine.checkpoint import DEMO, Checkpoint, resolve_checkpoint
 from sam3lt_ray.engine.token_counting import token_counter
 from sam3lt_ray.errors import RetryableRunError
 from sam3lt_ray.inputs.listing import list_input
@@ -37,6 +38,8 @@ from sam3lt_ray.storage.store import RunStore, open_store
 from sam3lt_ray.vocabulary.history import ContinuedLabels, KnownLabel, continue_labels, read_history
 from sam3lt_ray.vocabulary.labels import Vocabulary
 from sam3lt_ray.vocabulary.loading import load_vocabulary
+
+_MAX_NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,19 @@ class PreparedRun:
     def reader(self) -> MissingUnitReader:
         """Reads what is missing of a shard."""
         return MissingUnitReader(self.store, self.config.input, self.config.storage)
+
+    def warning(self) -> str | None:
+        """What was probably not meant, though it can be done: asking the demo checkpoint, the default, for anything."""
+        if self.checkpoint.name != DEMO:
+            return None
+        unknown = [prompt.text for prompt in self.vocabulary.prompts if parse_phrase(prompt.text) is None]
+        if not unknown:
+            return None
+        named = ", ".join(f'"{text}"' for text in unknown[:_MAX_NAMED]) + (", ..." if len(unknown) > _MAX_NAMED else "")
+        return (
+            f'the demo checkpoint knows coloured shapes only ("red circle"), and will find nothing for {named}. Name '
+            "another one in model.checkpoint."
+        )
 
     def differences_to_origin(self) -> list[str]:
         """What this run labels differently than the one it is forked from."""

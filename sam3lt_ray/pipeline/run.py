@@ -106,6 +106,8 @@ def _describe_start(prepared: PreparedRun, listener: ProgressListener) -> None:
     if snapshot.vanished_images:
         named, number = _named(snapshot.vanished_images), count_of(len(snapshot.vanished_images), "image")
         listener.message(f"{number} gone from the input ({named}); labels are kept.")
+    if (warning := prepared.warning()) is not None:
+        listener.message(f"Warning: {warning}")
     if prepared.passed_over:
         listener.message(f"Passed over, by their names: {describe_files(Counter(prepared.passed_over))}.")
 
