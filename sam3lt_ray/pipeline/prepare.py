@@ -109,7 +109,7 @@ class PreparedRun:
             return None
         named = ", ".join(f'"{text}"' for text in unknown[:_MAX_NAMED]) + (", ..." if len(unknown) > _MAX_NAMED else "")
         return (
-            f'the demo checkpoint knows coloured shapes only ("red circle"), and will find nothing for {named}. Name '
+            f'the demo checkpoint knows coloured shapes only ("red circle"), and will find nothing for {named}: name '
             "another one in model.checkpoint."
         )
 

@@ -111,6 +111,11 @@ def test_wrong_locations(tmp_path: Path, input_format: str) -> None:
         list_at("s3://", input_format)
 
 
+def test_a_location_whose_name_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read: File name too long\. Check input\.uri"):
+        list_at(tmp_path / ("n" * 300), "folder")
+
+
 def test_denied_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a.tar")
 

@@ -67,9 +67,9 @@ def test_a_run_that_is_as_it_was_goes_on(store: RunStore) -> None:
         (
             "demo",
             ["dog", "star", "ear"],
-            'coloured shapes only ("red circle"), and will find nothing for "dog", "ear". ',
+            'coloured shapes only ("red circle"), and will find nothing for "dog", "ear": ',
         ),
-        ("demo", list("abcd"), 'for "a", "b", "c", ... Name another one in model.checkpoint.'),
+        ("demo", list("abcd"), 'for "a", "b", "c", ...: name another one in model.checkpoint.'),
     ],
 )
 def test_what_the_demo_checkpoint_does_not_know_is_warned_of(
