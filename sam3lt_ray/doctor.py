@@ -146,7 +146,7 @@ def _describe_checkpoint(name: str, revision: str | None) -> str:
 def _describe_vocabulary(loaded: LoadedConfig) -> str:
     from sam3lt_ray.vocabulary.loading import load_vocabulary
 
-    vocabulary = load_vocabulary(loaded.config.vocabulary, base_dir=loaded.base_dir)
+    vocabulary = load_vocabulary(loaded.config.vocabulary, base_dir=loaded.base_dir, written=loaded.inline_vocabulary)
     return f"{len(vocabulary.labels)} labels, {len(vocabulary.prompts)} prompts"
 
 

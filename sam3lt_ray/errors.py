@@ -19,6 +19,8 @@ EXIT_USAGE = 2
 EXIT_OVER_ERROR_BUDGET = 3
 EXIT_RETRY = 75  # EX_TEMPFAIL of sysexits.h: worth retrying
 
+_MAX_PROBLEMS_SHOWN = 20
+
 ImageErrorKind = Literal[
     "empty",  # zero bytes
     "not_an_image",  # no known image signature
@@ -76,8 +78,9 @@ class ConfigError(UsageError):
 
     @property
     def message(self) -> str:
-        """All mistakes, one a line."""
-        return "\n".join(self.problems)
+        """The mistakes, one a line; of very many the first ones and how many there are besides."""
+        shown, more = self.problems[:_MAX_PROBLEMS_SHOWN], len(self.problems) - _MAX_PROBLEMS_SHOWN
+        return "\n".join([*shown, f"... and {more:,} more."] if more > 0 else shown)
 
     def __str__(self) -> str:
         return self.message

@@ -43,10 +43,15 @@ class YamlDocument:
 
     def locate(self, path: KeyPath) -> str:
         """``source:line`` of a path or of its nearest known parent; the source alone where there is none."""
-        for length in range(len(path), 0, -1):
+        for length in range(len(path), -1, -1):
             if (line := self.lines.get(path[:length])) is not None:
                 return f"{self.source}:{line}"
         return self.source
+
+    def part(self, key: str) -> YamlDocument:
+        """What stands under a key of a mapping, as a document that knows its lines in this one."""
+        lines = {path[1:]: line for path, line in self.lines.items() if path[0] == key}
+        return YamlDocument(self.data[key], self.source, lines)
 
 
 class _Yaml12Loader(yaml.SafeLoader):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sam3lt_ray.commands.options import AsJson, ConfigFiles, Overrides, print_json, read_config
+from sam3lt_ray.commands.options import AsJson, ConfigFiles, Overrides, print_json, read_job_config
 from sam3lt_ray.config.schema import InputFormat
 from sam3lt_ray.errors import UsageError
 
@@ -49,7 +49,7 @@ def show(config: ConfigFiles = None, overrides: Overrides = None, as_json: AsJso
     """Check a config and print it complete with all defaults."""
     import yaml
 
-    values = read_config(config, overrides).config.model_dump(mode="json")
+    values = read_job_config(config, overrides).config.model_dump(mode="json")
     if as_json:
         print_json(values)
     else:

@@ -14,7 +14,7 @@ from sam3lt_ray.commands.options import (
     locate_run,
     print_json,
     print_text,
-    read_config,
+    read_job_config,
 )
 from sam3lt_ray.config.schema import OnChanged, OnExists
 from sam3lt_ray.logs import LogFormat
@@ -85,7 +85,7 @@ def plan(
     Ends with exit code 2 where the run would be refused.
     """
     # A mistake in the config is answered before anything heavy is imported; the same in all commands.
-    loaded = read_config(config, with_changed(overrides, changed))
+    loaded = read_job_config(config, with_changed(overrides, changed))
 
     from sam3lt_ray.pipeline.estimate import EstimateOptions
     from sam3lt_ray.pipeline.planning import plan_run
@@ -120,7 +120,7 @@ def label(
     as_json: AsJson = False,
 ) -> None:
     """Label what is missing of a run. The same command again continues it."""
-    loaded = read_config(config, with_changed(overrides, changed))
+    loaded = read_job_config(config, with_changed(overrides, changed))
 
     from sam3lt_ray.pipeline.run import label_run
     from sam3lt_ray.progress import progress_for_stderr

@@ -44,6 +44,20 @@ def read_config(files: list[Path] | None, overrides: list[str] | None) -> Loaded
     return load_config(files or [], overrides or [])
 
 
+def read_job_config(files: list[Path] | None, overrides: list[str] | None) -> LoadedConfig:
+    """The config of a command that is about its labels, which are checked too.
+
+    Raises:
+        ConfigError: Every mistake in the config, or else every mistake in its vocabulary.
+    """
+    from sam3lt_ray.vocabulary.loading import load_vocabulary
+
+    loaded = read_config(files, overrides)
+    # Here and not in the run alone: only here is known where a vocabulary in the config stands.
+    load_vocabulary(loaded.config.vocabulary, base_dir=loaded.base_dir, written=loaded.inline_vocabulary)
+    return loaded
+
+
 def locate_run(run: str | None, files: list[Path] | None, overrides: list[str] | None) -> tuple[str, StorageSettings]:
     """Uri of a run directory and how to reach it.
 

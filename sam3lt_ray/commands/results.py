@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -129,16 +128,21 @@ def compact(
 def evaluate(
     run: RunLocation = None,
     ground_truth: Annotated[
-        Path | None, typer.Option("--ground-truth", "-g", metavar="FILE", help="COCO instances JSON with the truth.")
+        str | None, typer.Option("--ground-truth", "-g", metavar="FILE", help="COCO instances JSON with the truth.")
     ] = None,
     config: ConfigFiles = None,
     overrides: Overrides = None,
     score_threshold: ScoreThreshold = None,
+    category_map: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="CATEGORY=LABEL", help="A category of another name than its label; repeatable."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a run against ground truth: mask AP, and whether labels are found where they are."""
     if ground_truth is None:
         raise typer.BadParameter("name the COCO file with the truth.", param_hint="--ground-truth")
+    label_map = _read_map(category_map or [])
     uri, storage = locate_run(run, config, overrides)
 
     from sam3lt_ray.evaluation.coco_ap import evaluate as measure
@@ -151,7 +155,7 @@ def evaluate(
     reader = RunReader(store)
     threshold = reader.default_score_threshold() if score_threshold is None else score_threshold
     completeness = read_completeness(reader)
-    figures = measure(reader, ground_truth, score_threshold=threshold)
+    figures = measure(reader, ground_truth, label_map=label_map, score_threshold=threshold)
     if as_json:
         print_json(figures.to_json() | completeness.to_json())
     else:
@@ -164,6 +168,18 @@ def evaluate(
         return
     if not as_json:
         print_text(f"\n{location}")
+
+
+def _read_map(pairs: list[str]) -> dict[str, str]:
+    """Category name -> label name."""
+    label_of: dict[str, str] = {}
+    for pair in pairs:
+        category, equals, label = (part.strip() for part in pair.partition("="))
+        if not equals or not category or not label:
+            raise typer.BadParameter(f"expected CATEGORY=LABEL, got {pair!r}.", param_hint="--map")
+        if label_of.setdefault(category, label) != label:
+            raise typer.BadParameter(f"the category {category!r} is given two labels.", param_hint="--map")
+    return label_of
 
 
 def report(run: RunLocation = None, config: ConfigFiles = None, overrides: Overrides = None) -> None:

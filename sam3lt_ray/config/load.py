@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,11 +26,13 @@ class LoadedConfig:
         base_dir: Folder of the file that names the vocabulary: a relative vocabulary path is looked for there first.
             None where the vocabulary came from the command line.
         files: The files that were read, in order.
+        inline_vocabulary: The labels that stand in the config itself, with their lines; None: it names them.
     """
 
     config: Config
     base_dir: Path | None
     files: tuple[Path, ...]
+    inline_vocabulary: YamlDocument | None
 
 
 @dataclass
@@ -40,6 +42,7 @@ class _Merged:
     data: dict[str, Any] = field(default_factory=dict)
     origins: Origins = field(default_factory=dict)
     vocabulary_dir: Path | None = None
+    vocabulary_document: YamlDocument | None = None
     problems: list[str] = field(default_factory=list)
     is_incomplete: bool = False  # a file could not be read: what is missing may stand there
 
@@ -61,7 +64,9 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> L
     merged = _merge(paths, overrides)
     sources = [str(path) for path in paths] or ["config"]
     config = _validate(Config, merged, " + ".join(sources))
-    return LoadedConfig(config=config, base_dir=merged.vocabulary_dir, files=paths)
+    written = merged.vocabulary_document
+    inline = None if written is None or isinstance(config.vocabulary, str) else replace(written, data=config.vocabulary)
+    return LoadedConfig(config=config, base_dir=merged.vocabulary_dir, files=paths, inline_vocabulary=inline)
 
 
 def load_storage_settings(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> StorageSettings:
@@ -107,6 +112,7 @@ def _merge(paths: Sequence[Path], overrides: Sequence[str]) -> _Merged:
             _merge_mapping(merged, document.data, (), document)
             if "vocabulary" in document.data:
                 merged.vocabulary_dir = path.parent
+                merged.vocabulary_document = document.part("vocabulary")
     for override in overrides:
         _apply_override(merged, override)
     return merged
@@ -131,6 +137,7 @@ def _apply_override(merged: _Merged, override: str) -> None:
     _merge_mapping(merged, nested, (), YamlDocument(data=nested, source="--set"))
     if keys[0] == "vocabulary":
         merged.vocabulary_dir = None
+        merged.vocabulary_document = YamlDocument(data=None, source="--set: vocabulary")
 
 
 def _merge_mapping(merged: _Merged, incoming: Mapping[str, Any], path: KeyPath, document: YamlDocument) -> None:

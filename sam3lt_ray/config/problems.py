@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from sam3lt_ray.config.expected import describe_expected, required_leaves, schema_at
 from sam3lt_ray.yaml_source import KeyPath, format_path, format_value, nearest
@@ -53,36 +54,38 @@ def describe_problems(
     """
     schema = model.model_json_schema()
     problems: list[Problem] = []
-    missing: dict[KeyPath, Problem] = {}
-    near_keys: set[KeyPath] = set()
+    missing: list[tuple[KeyPath, Problem]] = []
+    near_keys: list[KeyPath] = []
     # A union reports one error per member; the line speaks about the key, once.
-    for path, details in {_data_path(details["loc"], data): details for details in error.errors()}.items():
+    for path, details in {_data_path(details, data): details for details in error.errors()}.items():
         place = _locate(path, origins, sources)
         name = format_path((*prefix, *path)) or "the config"
         if details["type"] == "missing":
             # A missing section is told as the keys it must have: those are what the user has to write.
             for leaf, description in required_leaves(schema, path):
                 line = f"{place}: {format_path((*prefix, *leaf))} is missing: {description}"
-                missing[leaf] = Problem(line, is_missing_key=True)
-                problems.append(missing[leaf])
+                problems.append(Problem(line, is_missing_key=True))
+                missing.append((leaf, problems[-1]))
         elif details["type"] == "extra_forbidden":
             misspelt, hint = _find_misspelt(schema, path)
-            near_keys.add(misspelt)
+            near_keys += [misspelt] if misspelt else []
             problems.append(Problem(f"{place}: {_unknown_key(name, path, hint)}"))
         else:
             problems.append(Problem(f"{place}: {name}: {_wrong_value(dict(details), schema, data, path)}"))
-    # A misspelt key is one mistake: that the right one is missing follows from it.
-    return [problem for problem in problems if problem not in [missing.get(path) for path in near_keys]]
+    # A misspelt key is one mistake: that the right one is missing, or all that a section must have, follows from it.
+    implied = [problem for leaf, problem in missing if any(leaf[: len(near)] == near for near in near_keys)]
+    return [problem for problem in problems if problem not in implied]
 
 
-def _data_path(loc: tuple[int | str, ...], data: Any) -> KeyPath:
+def _data_path(details: ErrorDetails, data: Any) -> KeyPath:
     """Keep of pydantic's location what leads through the data, leaving out the names of union members."""
     path: list[str | int] = []
+    loc = details["loc"]
     for position, part in enumerate(loc):
         if isinstance(data, Mapping) and part in data:
             data = data[part]
-        elif not isinstance(data, Mapping) or position < len(loc) - 1:
-            continue  # a union member; the last part of a mapping's location is a missing key
+        elif position < len(loc) - 1 or details["type"] != "missing":
+            continue  # a union member; only a missing key is not in the data
         path.append(part)
     return tuple(path)
 

@@ -52,29 +52,36 @@ def _check_endpoint(url: str | None) -> str | None:
 Uri = Annotated[str, Field(min_length=1), AfterValidator(_refuse_credentials)]
 
 # The entries are checked by the vocabulary itself, which can name the entry; editors get their form from here.
+_LABELS_JSON_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["name"],
+                "properties": {
+                    "id": {"type": "integer", "minimum": 0},
+                    "name": {"type": "string", "minLength": 1},
+                    "prompts": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+                    "threshold": {"type": "number", "minimum": 0, "maximum": 1},
+                    "supercategory": {"type": "string"},
+                },
+            },
+        ]
+    },
+}
 _VOCABULARY_JSON_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"type": "string", "minLength": 1},
+        _LABELS_JSON_SCHEMA,
         {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "anyOf": [
-                    {"type": "string", "minLength": 1},
-                    {
-                        "type": "object",
-                        "additionalProperties": False,
-                        "required": ["name"],
-                        "properties": {
-                            "id": {"type": "integer", "minimum": 0},
-                            "name": {"type": "string", "minLength": 1},
-                            "prompts": {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
-                            "threshold": {"type": "number", "minimum": 0, "maximum": 1},
-                            "supercategory": {"type": "string"},
-                        },
-                    },
-                ]
-            },
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["labels"],
+            "properties": {"labels": _LABELS_JSON_SCHEMA},
         },
     ]
 }
@@ -298,9 +305,9 @@ class Config(Section):
     model: ModelSettings = ModelSettings()
     # Compared label by label with the run's, not as the text that names it.
     vocabulary: Annotated[
-        str | list[Any],
+        str | list[Any] | dict[str, Any],
         WithJsonSchema(_VOCABULARY_JSON_SCHEMA),
-        _setting('A YAML file, "demo", or the labels themselves.', changes_labels=False),
+        _setting('A YAML file, "demo", or the labels themselves, as a list or as in a file.', changes_labels=False),
     ]
     labeling: LabelingSettings = LabelingSettings()
     compute: ComputeSettings = ComputeSettings()

@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 from sam3lt_ray.demo.arrays import BoolArray
 from sam3lt_ray.demo.prompts import parse_phrase
 from sam3lt_ray.demo.scenes import Scene, SceneObject, render_scene
+from sam3lt_ray.errors import UsageError
 
 _GROUND_TRUTH_NAME = "ground_truth.json"
 _SHARDS_FOLDER = "shards"
@@ -42,7 +43,8 @@ def write_demo_dataset(
     """Renders scenes and writes them below `folder`; the same arguments write the same bytes.
 
     Each scene is a `<key>.jpg` with a `<key>.json` beside it that lists its objects; keys are unique over all shards.
-    Files appear under their names only when they are whole, the ground truth last.
+    Files appear under their names only when they are whole, the ground truth last. A shard that is there already is
+    left as it is, so that a run which labeled it goes on; more scenes of the same series may add shards.
 
     Args:
         folder: Made if it does not exist.
@@ -54,26 +56,50 @@ def write_demo_dataset(
 
     Raises:
         ValueError: A count is smaller than 1.
+        UsageError: A shard of other scenes is there, which stays as it is; or nothing can be written there.
     """
     if num_scenes < 1 or scenes_per_shard < 1:
         raise ValueError(
             f"num_scenes and scenes_per_shard must be at least 1; they are {num_scenes} and {scenes_per_shard}"
         )
+    try:
+        return _write(folder, num_scenes, _GroundTruth(labels), seed, scenes_per_shard)
+    except OSError as error:
+        raise UsageError(f"{error.filename or folder} cannot be written: {error.strerror or error}.") from None
+
+
+def _write(folder: Path, num_scenes: int, truth: _GroundTruth, seed: int, scenes_per_shard: int) -> DemoDataset:
     shards = folder / _SHARDS_FOLDER
     shards.mkdir(parents=True, exist_ok=True)
-    truth = _GroundTruth(labels)
-    shard_paths = []
-    for number, first in enumerate(range(0, num_scenes, scenes_per_shard)):
+    firsts = range(0, num_scenes, scenes_per_shard)
+    shard_paths = [shards / _shard_name(number) for number in range(len(firsts))]
+    if (shards / _shard_name(len(firsts))).exists():
+        raise _other_scenes(shards)
+    for path, first in zip(shard_paths, firsts, strict=True):
         members = []
         for index in range(first, min(first + scenes_per_shard, num_scenes)):
             key, scene = f"scene-{index:06d}", render_scene(seed, index)
             members += [(f"{key}.jpg", scene.jpeg), (f"{key}.json", _side_file(scene))]
             truth.add(key, scene)
-        shard_paths.append(shards / f"demo-{number:05d}.tar")
-        _write_whole(shard_paths[-1], _tar(members))
+        content = _tar(members)
+        if not path.exists():
+            _write_whole(path, content)
+        elif path.read_bytes() != content:
+            raise _other_scenes(shards)
     ground_truth = folder / _GROUND_TRUTH_NAME
     _write_whole(ground_truth, _json_bytes(truth.content))
     return DemoDataset(shards, tuple(shard_paths), ground_truth)
+
+
+def _shard_name(number: int) -> str:
+    return f"demo-{number:05d}.tar"
+
+
+def _other_scenes(shards: Path) -> UsageError:
+    return UsageError(
+        f"{shards} holds other scenes than these (another seed, number or version); they were left as they are. "
+        "Ask for the same ones again, or name another folder."
+    )
 
 
 class _GroundTruth:

@@ -126,7 +126,8 @@ def _match_categories(
     if all(label_id is None for label_id in matched.values()):
         raise UsageError(
             f"No category of {path} has the name of a label. Categories: {_some(names)}. "
-            f"Labels: {_some(list(label_ids))}. Give a label map from category names to label names."
+            f"Labels: {_some(list(label_ids))}. Say which category is which label: "
+            "--map CATEGORY=LABEL (from Python: label_map)."
         )
     return matched
 

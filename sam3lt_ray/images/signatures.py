@@ -25,6 +25,34 @@ IMAGE_EXTENSIONS: Final = frozenset(
     | {"pbm", "pgm", "ppm", "pnm", "jp2", "j2k", "jpx", "avif"}
 )
 
+# Those of formats that are known and not decoded: such files are images too, and become error rows. Left out are
+# extensions that are as often something else (.hdr, .raw, .fit).
+_CAMERA_RAW_EXTENSIONS: Final = frozenset(
+    {"3fr", "arw", "cr2", "cr3", "crw", "dcr", "dng", "erf", "iiq", "kdc", "mef", "mrw", "nef", "nrw", "orf", "pef"}
+    | {"raf", "rw2", "rwl", "sr2", "srf", "srw", "x3f"}
+)
+UNDECODED_EXTENSIONS: Final = _CAMERA_RAW_EXTENSIONS | frozenset(
+    {
+        "heic",
+        "heics",
+        "heif",
+        "hif",
+        "jxl",
+        "jxr",
+        "svg",
+        "svgz",
+        "pdf",
+        "eps",
+        "psd",
+        "psb",
+        "xcf",
+        "ico",
+        "dds",
+        "exr",
+    }
+    | {"fits", "qoi", "tga"}
+)
+
 _PREFIXES: Final[tuple[tuple[bytes, str], ...]] = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -76,6 +104,32 @@ def detect_format(data: bytes) -> str | None:
     if _SVG.match(data[:1024]):
         return "SVG"
     return None
+
+
+def why_not_decoded(extension: str, data: bytes) -> str | None:
+    """A sentence about a file whose name says that it is of a format we do not decode; None for any other file.
+
+    Content goes before the name (a JPEG that is called .heic is one), but for camera raw: most of these files are TIFFs
+    whose first picture is a small preview.
+
+    Args:
+        extension: Lower case, without the dot.
+        data: The file's content.
+    """
+    if extension not in UNDECODED_EXTENSIONS:
+        return None
+    format_name = detect_format(data)
+    if format_name in DECODED_FORMATS and extension not in _CAMERA_RAW_EXTENSIONS:
+        return None
+    is_named = format_name is not None and format_name not in DECODED_FORMATS
+    what = (
+        format_name
+        if is_named
+        else f"camera raw (.{extension})"
+        if extension in _CAMERA_RAW_EXTENSIONS
+        else f"a .{extension} file"
+    )
+    return f"The file is {what}; decoded are {', '.join(DECODED_FORMATS)}."
 
 
 def _detect_iso_media(data: bytes) -> str | None:

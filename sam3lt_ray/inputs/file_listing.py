@@ -177,7 +177,11 @@ def _listed_s3(name: str, path: str, info: dict[str, Any]) -> ListedFile:
 
 def _list_local(uri: str, storage: StorageSettings) -> FileListing:
     root = Path(local_path(uri))
-    if not root.exists():
+    try:
+        exists = root.exists()
+    except OSError as error:  # a name that is too long, a folder that nobody may look into
+        raise InputError(f"{root} cannot be read: {error.strerror or error}. Check input.uri.") from None
+    if not exists:
         parent = next(parent for parent in root.parents if parent.is_dir())
         raise InputError(f"There is nothing at {root}; {parent} is there. Check input.uri.")
 

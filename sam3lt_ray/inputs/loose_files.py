@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
 from sam3lt_ray.errors import ImageErrorKind, StorageError
+from sam3lt_ray.images.signatures import why_not_decoded
+from sam3lt_ray.inputs.file_listing import file_extension
 from sam3lt_ray.inputs.image_stream import BYTES_PER_MB, EMPTY_MESSAGE, StreamedImage, too_large_message
 from sam3lt_ray.inputs.ranged_file import is_impossible_name, with_retries
 from sam3lt_ray.records import EncodedImage, LooseFile, ReadRange, Shard
@@ -91,6 +93,8 @@ def _read_file(task: _Task, max_image_mb: int, storage: StorageSettings) -> Enco
         return _unusable(task, "empty", EMPTY_MESSAGE)
     if size_bytes > max_bytes:
         return _unusable(task, "too_large", too_large_message(size_bytes, max_image_mb))
+    if (sentence := why_not_decoded(file_extension(member.uri), data)) is not None:
+        return _unusable(task, "unsupported", sentence)
     return EncodedImage(task.index, member.key, data)
 
 

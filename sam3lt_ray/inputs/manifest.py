@@ -146,13 +146,16 @@ def _parquet_rows(uri: str, source: SeekableRanges, columns: list[str]) -> Itera
 
 
 def _csv_rows(uri: str, text: str, columns: list[str]) -> Iterator[_Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    _require_columns(uri, columns, list(reader.fieldnames or ()))
+    # Strict: a quote that ends nowhere, or in the middle of a field, would join rows without a word.
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        _require_columns(uri, columns, list(reader.fieldnames or ()))
         for number, row in enumerate(reader, start=1):
             yield number, {column: row[column] for column in columns}
     except csv.Error as error:
-        raise InputError(f"Line {reader.line_num + 1} of {uri} is no CSV that can be read ({error}).") from None
+        raise InputError(
+            f"Line {reader.line_num + 1} of {uri} is no CSV that can be read ({error}). Is a quote not closed?"
+        ) from None
 
 
 def _json_rows(uri: str, text: str, columns: list[str]) -> Iterator[_Row]:

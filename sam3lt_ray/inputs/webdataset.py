@@ -4,6 +4,8 @@ The key is the path up to the first dot of its last part (WebDataset's rule); wh
 
 * A sample's image is the member whose extension is an image format's (in either case) or, with ``input.image_column``,
   is exactly that. "x.jpg" goes before "x.seg.png"; two of the same rank are an error row that asks for the setting.
+  Where there is none of a format that is decoded, the first one of a known other format (x.heic, x.pdf) is the image,
+  for an error row; it takes its own name only, not the key from a later image.
 * The image's key is its member name with the extension ("train/000012.jpg"); every other file of the sample is a side
   file, whose name is kept and whose content is passed over. Samples without an image are no images and are not counted.
 * A key that comes again is an error row, whatever its extension is the second time.
@@ -21,7 +23,8 @@ from typing import Final
 
 from sam3lt_ray.config.schema import InputSettings, StorageSettings
 from sam3lt_ray.errors import ImageErrorKind
-from sam3lt_ray.images.signatures import IMAGE_EXTENSIONS
+from sam3lt_ray.images.signatures import IMAGE_EXTENSIONS, UNDECODED_EXTENSIONS, why_not_decoded
+from sam3lt_ray.inputs.file_listing import file_extension
 from sam3lt_ray.inputs.forward_reader import ForwardReader
 from sam3lt_ray.inputs.image_stream import (
     BYTES_PER_MB,
@@ -40,6 +43,7 @@ from sam3lt_ray.storage.filesystem import is_s3
 
 _MAX_SIDE_FILES: Final = 1_000  # of one sample; an archive may have millions of members with one key
 _MAX_SIDE_NAME_CHARACTERS: Final = 128 * 2**10  # of one sample, all names together
+_UNDECODED_RANK: Final = 1
 _SAMPLE_NAME: Final = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<extension>[^/]*)", re.DOTALL)
 
 
@@ -75,7 +79,8 @@ def stream_webdataset(
         for name in seen_keys(read_range.first):
             parts = split_member_name(name)
             if parts is not None:
-                memory.add(parts[0])
+                key, extension = parts
+                memory.add(name if _image_rank(extension, settings) == _UNDECODED_RANK else key)
     with ForwardReader(file, offset, prefetch=is_s3(shard.uri)) as source:
         reader = _SampleReader(TarReader(source), settings, memory, index, read_range.first)
         yield from reader.images()
@@ -150,7 +155,7 @@ class _SampleReader:
             if parts is None:
                 continue
             key, extension = parts
-            rank, has_long_name = self._image_rank(extension), is_too_long(member.name)
+            rank, has_long_name = _image_rank(extension, self._settings), is_too_long(member.name)
             if has_long_name and rank == 0:
                 continue
             if has_long_name:
@@ -166,14 +171,6 @@ class _SampleReader:
         if sample is not None:
             yield sample
 
-    def _image_rank(self, extension: str) -> int:
-        """0: no image; the highest rank of a sample is its image."""
-        if self._settings.image_column is not None:
-            return 2 if extension == self._settings.image_column.lower().lstrip(".") else 0
-        if extension in IMAGE_EXTENSIONS:
-            return 2
-        return 1 if extension.rpartition(".")[2] in IMAGE_EXTENSIONS else 0
-
     def _add_member(self, sample: _Sample, member: TarMember, rank: int, *, has_long_name: bool) -> None:
         if len(sample.names) <= _MAX_SIDE_FILES and sample.name_characters <= _MAX_SIDE_NAME_CHARACTERS:
             sample.names[member.name] = None
@@ -181,9 +178,11 @@ class _SampleReader:
         if rank == 0 or rank < sample.image_rank:
             return
         if rank == sample.image_rank:
+            if rank == _UNDECODED_RANK:
+                return
             sample.rival_name = sample.rival_name or member.name
             return
-        if sample.image_name is None:
+        if sample.image_rank <= _UNDECODED_RANK < rank:
             sample.is_repeated = not self._memory.add(sample.key)
         sample.image_name, sample.image_rank, sample.rival_name = member.name, rank, None
         sample.data, sample.error = b"", None  # let go of a lower-ranked image before this one is read
@@ -194,7 +193,7 @@ class _SampleReader:
 
     def _read_image(self, sample: _Sample, member: TarMember) -> tuple[bytes, tuple[ImageErrorKind, str] | None]:
         if sample.is_repeated:
-            return b"", ("duplicate_key", f"The key {shown(sample.key)!r} already stands earlier in this shard.")
+            return b"", _repeated(sample.key)
         if member.is_sparse:
             return b"", ("unsupported", "The file is stored in the tar as a sparse file, without its holes.")
         if member.size_bytes > self._settings.max_image_mb * BYTES_PER_MB:
@@ -204,14 +203,18 @@ class _SampleReader:
         if self._index < self._wanted_from:
             return b"", None
         try:
-            return self._tar.read_payload(member), None
+            data = self._tar.read_payload(member)
         except TarDamageError as damage:
             raise _ImageCutOffError(member.name, str(damage)) from None
+        sentence = why_not_decoded(file_extension(member.name), data)
+        return (data, None) if sentence is None else (b"", ("unsupported", sentence))
 
     def _finish(self, sample: _Sample) -> Iterator[StreamedImage]:
         """The sample's image, if it has one and is among the wanted ones."""
         if sample.image_name is None:
             return
+        if sample.image_rank == _UNDECODED_RANK and not self._memory.add(sample.image_name):
+            sample.error = _repeated(sample.image_name)
         error, data = sample.error, sample.data
         sample.data = b""
         if sample.rival_name is not None and not sample.is_repeated:
@@ -234,6 +237,20 @@ class _SampleReader:
         sentence = f"The shard is damaged: {damage}. The images before are complete; what should follow is missing."
         image = EncodedImage(self._index, key, error_kind="truncated_shard", error_message=sentence)
         return StreamedImage(image, None, shard_error=sentence)
+
+
+def _image_rank(extension: str, settings: InputSettings) -> int:
+    """0: no image; the highest rank of a sample is its image."""
+    if settings.image_column is not None:
+        return 3 if extension == settings.image_column.lower().lstrip(".") else 0
+    last = extension.rpartition(".")[2]
+    if last in IMAGE_EXTENSIONS:
+        return 3 if last == extension else 2
+    return _UNDECODED_RANK if last in UNDECODED_EXTENSIONS else 0
+
+
+def _repeated(key: str) -> tuple[ImageErrorKind, str]:
+    return "duplicate_key", f"The key {shown(key)!r} already stands earlier in this shard."
 
 
 def _broken_place(damage: TarDamageError, first: int, end: int) -> _Sample:

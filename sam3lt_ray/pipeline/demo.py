@@ -82,7 +82,7 @@ def run_demo(
     """Render scenes as WebDataset shards, label them, export COCO, score it, write the report.
 
     Args:
-        folder: Receives ``scenes/`` and ``run/``. Running again continues.
+        folder: Receives ``scenes/`` and ``run/``. Running again with the same scenes continues.
         num_scenes: How many images.
         seed: Decides the scenes.
         progress: Told what happens.
@@ -91,7 +91,7 @@ def run_demo(
         vocabulary: Another vocabulary than the demo's 20 labels; its names must be phrases about scenes.
 
     Raises:
-        UsageError: The folder holds a demo with other scenes.
+        UsageError: The folder holds a demo with other scenes, or cannot be written.
         RetryableRunError: Labeling did not come to its end.
     """
     folder = folder.resolve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Final
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.errors import EXIT_DONE, EXIT_USAGE, UsageError
 from sam3lt_ray.inputs.counting import count_images
+from sam3lt_ray.inputs.listing import describe_files
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.estimate import Estimate, EstimateOptions, estimate_run
 from sam3lt_ray.pipeline.estimate_text import count_of, format_size
@@ -48,6 +50,7 @@ class PlanReport:
 
     Attributes:
         shards_changed: Shards with other content than was labeled, which will be labeled anew.
+        files_passed_over: How many files of each extension at the input location are no part of the input.
         images_total: Images of the whole input; None where the format only tells by reading everything.
         images_done: Images that were asked all labels.
         images_to_do: The same for what is missing.
@@ -55,6 +58,7 @@ class PlanReport:
         layers: What will be asked of which images.
         rows_to_retry: Error rows that would be made again; None: nobody asked for that.
         cores_per_gpu: CPU cores that one GPU keeps busy with this vocabulary, by rule of thumb.
+        warning: What was probably not meant, though a start would do it.
         rerun: "new" | "continue" | "nothing to do" | "refused".
         differences: Settings that change labels and differ from the run's.
         refusal: Why a start would be refused; None: it would not be.
@@ -76,6 +80,7 @@ class PlanReport:
     shards_changed: int
     shards_vanished: int
     images_vanished: int
+    files_passed_over: Mapping[str, int]
     bytes_total: int | None
     bytes_to_do: int | None
     images_total: int | None
@@ -85,6 +90,7 @@ class PlanReport:
     layers: tuple[PlannedLayer, ...]
     rows_to_retry: int | None
     cores_per_gpu: int
+    warning: str | None
     rerun: str
     differences: tuple[str, ...]
     refusal: str | None
@@ -108,13 +114,17 @@ class PlanReport:
             f"run          {self.run} ({self.rerun})",
             f"input        {self.input} ({self.format})",
             f"model        {self.checkpoint}",
-            f"vocabulary   {self.labels} labels, {self.prompts} prompts",
+            f"vocabulary   {count_of(self.labels, 'label')}, {count_of(self.prompts, 'prompt')}",
             *(f"labels       {line}" for line in self.label_changes),
             f"shards       {self.shards_total}: {self.shards_done} done, {self.shards_partly_done} partly done, "
             f"{self.shards_total - self.shards_done - self.shards_partly_done} untouched; {self.shards_new} new",
             f"images       {_number(self.images_total)}: {self.images_done:,} done, {_number(self.images_to_do)} to do",
             f"bytes        {_size(self.bytes_total)}: {_size(self.bytes_to_do)} to do",
         ]
+        if self.warning is not None:
+            lines.append(f"warning      {self.warning}")
+        if self.files_passed_over:
+            lines.append(f"passed over  {describe_files(Counter(self.files_passed_over))}")
         if self.forked_from is not None:
             lines.insert(1, f"fork of      {self.forked_from}; nothing is reused")
         if self.rows_to_retry is not None:
@@ -123,11 +133,12 @@ class PlanReport:
             lines += [_describe_layer(layer) for layer in self.layers]
         lines.append(f"cores        {self.cores_per_gpu} per GPU keep it busy (JPEGs of about 1280 x 960)")
         if self.shards_changed:
-            lines.append(f"changed      {self.shards_changed} shards have other content; their labels are replaced")
-        if self.shards_vanished:
-            lines.append(f"vanished     {self.shards_vanished} shards are gone from the input; their labels are kept")
-        if self.images_vanished:
-            lines.append(f"vanished     {self.images_vanished} images are gone from the input; their labels are kept")
+            lines.append(
+                f"changed      {count_of(self.shards_changed, 'shard')} with other content; labels are replaced"
+            )
+        for number, thing in ((self.shards_vanished, "shard"), (self.images_vanished, "image")):
+            if number:
+                lines.append(f"vanished     {count_of(number, thing)} gone from the input; labels are kept")
         lines += [f"differs      {line}" for line in self.differences]
         if self.refusal is not None and not self.differences:
             lines.append(f"refused      {self.refusal}")
@@ -195,6 +206,7 @@ def plan_run(
         shards_changed=len(prepared.snapshot.changed),
         shards_vanished=len(prepared.snapshot.vanished),
         images_vanished=len(prepared.snapshot.vanished_images),
+        files_passed_over=prepared.passed_over,
         bytes_total=_sum_bytes(prepared.shards),
         bytes_to_do=_sum_bytes([shard for shard in prepared.shards if shard.name in todo]),
         images_total=images_total,
@@ -204,6 +216,7 @@ def plan_run(
         layers=_planned_layers(prepared, coverage, missing, counts),
         rows_to_retry=retries,
         cores_per_gpu=cores_per_gpu(len(vocabulary.prompts)),
+        warning=prepared.warning(),
         rerun="refused" if refusal is not None else _rerun(prepared, bool(todo) if retries is None else retries > 0),
         differences=tuple(prepared.differences),
         refusal=refusal,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sam3lt_ray.config.fingerprint import label_settings
 from sam3lt_ray.config.schema import Config
-from sam3lt_ray.engine.checkpoint import Checkpoint, resolve_checkpoint
+from sam3lt_ray.demo.prompts import parse_phrase
+from sam3lt_ray.engine.checkpoint import DEMO, Checkpoint, resolve_checkpoint
 from sam3lt_ray.engine.token_counting import token_counter
 from sam3lt_ray.errors import RetryableRunError
-from sam3lt_ray.inputs.listing import list_shards
+from sam3lt_ray.inputs.listing import list_input
 from sam3lt_ray.labels.rows import Provenance
 from sam3lt_ray.pipeline.collector import collector_paused
 from sam3lt_ray.pipeline.fork import Origin
@@ -40,6 +41,8 @@ from sam3lt_ray.vocabulary.history import ContinuedLabels, KnownLabel, continue_
 from sam3lt_ray.vocabulary.labels import Vocabulary
 from sam3lt_ray.vocabulary.loading import load_vocabulary
 
+_MAX_NAMED: Final = 3
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
@@ -54,6 +57,7 @@ class PreparedRun:
         known_labels: The labels of the run before this start.
         known_snapshot: Hash of the snapshot that this start's listing was compared with.
         origin: The run that a new one is forked from.
+        passed_over: How many files of each extension at the input location are no part of the input.
     """
 
     config: Config
@@ -67,6 +71,7 @@ class PreparedRun:
     known_labels: Sequence[KnownLabel]
     known_snapshot: str
     origin: Origin | None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -96,6 +101,19 @@ class PreparedRun:
     def reader(self) -> MissingUnitReader:
         """Reads what is missing of a shard."""
         return MissingUnitReader(self.store, self.config.input, self.config.storage)
+
+    def warning(self) -> str | None:
+        """What was probably not meant, though it can be done: asking the demo checkpoint, the default, for anything."""
+        if self.checkpoint.name != DEMO:
+            return None
+        unknown = [prompt.text for prompt in self.vocabulary.prompts if parse_phrase(prompt.text) is None]
+        if not unknown:
+            return None
+        named = ", ".join(f'"{text}"' for text in unknown[:_MAX_NAMED]) + (", ..." if len(unknown) > _MAX_NAMED else "")
+        return (
+            f'the demo checkpoint knows coloured shapes only ("red circle"), and will find nothing for {named}: name '
+            "another one in model.checkpoint."
+        )
 
     def differences_to_origin(self) -> list[str]:
         """What this run labels differently than the one it is forked from."""
@@ -162,10 +180,13 @@ def prepare_run(
     known_shards = decode_snapshot(store, known_snapshot)
     differences = [] if run is None else compare_identity(run.get("identity", {}), identity.to_json())
     if differences:
-        snapshot = MergedSnapshot(known_shards, [], [], [])
+        snapshot, passed_over = MergedSnapshot(known_shards, [], [], []), {}
     else:
-        listed = list_shards(config.input, config.storage, known_shards)
-        snapshot = merge_snapshot(known_shards, listed, config.run.changed)
+        listed = list_input(config.input, config.storage, known_shards)
+        snapshot, passed_over = (
+            merge_snapshot(known_shards, listed.shards, config.run.changed),
+            dict(listed.passed_over),
+        )
         refuse_shared_directories(shard.name for shard in snapshot.shards)
     return PreparedRun(
         config=config,
@@ -179,6 +200,7 @@ def prepare_run(
         known_labels=known_labels,
         known_snapshot=_hash(known_snapshot),
         origin=origin,
+        passed_over=passed_over,
     )
 
 

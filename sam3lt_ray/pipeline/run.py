@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from sam3lt_ray.config.schema import Config, OnExists
 from sam3lt_ray.errors import RetryableRunError
+from sam3lt_ray.inputs.listing import describe_files
 from sam3lt_ray.logs import LogFormat
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
+from sam3lt_ray.pipeline.estimate_text import count_of
 from sam3lt_ray.pipeline.fork import find_origin
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
 from sam3lt_ray.pipeline.run_files import apply_policy, write_run_files
@@ -94,13 +97,19 @@ def _describe_start(prepared: PreparedRun, listener: ProgressListener) -> None:
         listener.message(f"Labels {line}.")
     if snapshot.changed:
         named = _named([shard.name for shard in snapshot.changed])
-        listener.message(f"{len(snapshot.changed)} shards have changed ({named}); their labels are replaced.")
+        number = count_of(len(snapshot.changed), "shard")
+        listener.message(f"{number} changed in the input ({named}); labels are replaced.")
     if snapshot.vanished:
         named = _named(snapshot.vanished)
-        listener.message(f"{len(snapshot.vanished)} shards are gone from the input ({named}); their labels are kept.")
+        number = count_of(len(snapshot.vanished), "shard")
+        listener.message(f"{number} gone from the input ({named}); labels are kept.")
     if snapshot.vanished_images:
-        named, number = _named(snapshot.vanished_images), len(snapshot.vanished_images)
-        listener.message(f"{number} images are gone from the input ({named}); their labels are kept.")
+        named, number = _named(snapshot.vanished_images), count_of(len(snapshot.vanished_images), "image")
+        listener.message(f"{number} gone from the input ({named}); labels are kept.")
+    if (warning := prepared.warning()) is not None:
+        listener.message(f"Warning: {warning}")
+    if prepared.passed_over:
+        listener.message(f"Passed over, by their names: {describe_files(Counter(prepared.passed_over))}.")
 
 
 def _named(names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,19 @@ _BUILT_IN_PATH = Path(__file__).parent.parent / "demo" / "vocabulary.yaml"
 
 
 def load_vocabulary(
-    spec: str | list[Any],
+    spec: str | list[Any] | dict[str, Any],
     *,
     base_dir: Path | None = None,
+    written: YamlDocument | None = None,
     count_tokens: Callable[[str], int] | None = None,
     max_tokens: int | None = None,
 ) -> Vocabulary:
     """Read and check a vocabulary.
 
     Args:
-        spec: Path of a YAML file, ``"demo"``, or the entries themselves.
+        spec: Path of a YAML file, ``"demo"``, or what would stand in the file: the entries, alone or under ``labels``.
         base_dir: Where a relative path is looked for first; then in the current folder.
+        written: Where entries that are no file were read, for messages.
         count_tokens: Tokens of a phrase, special ones included.
         max_tokens: How many the model's text encoder takes; checked only together with ``count_tokens``.
 
@@ -41,7 +44,7 @@ def load_vocabulary(
     if isinstance(spec, str):
         document = read_yaml(_find_file(spec, base_dir))
     else:
-        document = YamlDocument(data=spec, source="vocabulary")
+        document = written or YamlDocument(data=spec, source="vocabulary")
     raw_entries, path, problems = _find_entries(document)
     limit = PromptLimit(count_tokens, max_tokens) if count_tokens is not None and max_tokens is not None else None
     entries = [read_entry(raw, limit) for raw in raw_entries]
@@ -54,7 +57,8 @@ def load_vocabulary(
 def _find_file(spec: str, base_dir: Path | None) -> Path:
     if spec == BUILT_IN:
         return _BUILT_IN_PATH
-    candidates = [Path(spec)] if base_dir is None else [base_dir / spec, Path(spec)]
+    path = Path(os.path.expanduser(spec))  # noqa: PTH111 -- pathlib's raises where there is no such user
+    candidates = [path] if base_dir is None else [base_dir / path, path]
     for candidate in candidates:
         if candidate.is_file():
             return candidate

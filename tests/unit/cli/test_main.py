@@ -305,6 +305,23 @@ def test_config_show_is_complete(config_file: Path, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["run"]["output"] == "runs/x"
 
 
+@pytest.mark.parametrize("command", [["config", "show"], ["plan"], ["label"]])
+def test_a_mistake_in_the_vocabulary_of_a_config_is_told_with_its_line(
+    command: list[str], config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config_file.write_text(MINIMAL.replace("[cat]", "\n  - cat\n  - Cat"), encoding="utf-8")
+    assert main([*command, "-c", str(config_file)]) == 2
+    assert capsys.readouterr().err == f'{config_file}:5: entry 2 ("Cat"): the name stands already in entry 1.\n'
+
+
+def test_config_show_reads_the_vocabulary_that_a_config_names(
+    config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config_file.parent / "v.yaml").write_text("- {name: cat, promts: [x]}\n", encoding="utf-8")
+    assert main(["config", "show", "-c", str(config_file), "--set", f"vocabulary={config_file.parent / 'v.yaml'}"]) == 2
+    assert 'v.yaml:1: entry 1 ("cat"): "promts" is not a known key' in capsys.readouterr().err
+
+
 def test_config_schema_is_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "schema"]) == 0
     assert json.loads(capsys.readouterr().out) == config_json_schema()

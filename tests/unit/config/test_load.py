@@ -97,6 +97,27 @@ def test_missing_sections_are_told_as_the_keys_to_write(tmp_path: Path) -> None:
     ]
 
 
+def test_a_misspelt_section_is_one_mistake(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL.replace("input:", "inputs:"))
+    assert problems_of(path) == [f'{path}:2: inputs is not a known key; did you mean "input"?']
+
+
+def test_labels_in_the_config_are_a_list_or_stand_as_in_a_file(tmp_path: Path) -> None:
+    text = MINIMAL.replace("vocabulary: [cat, dog]", "vocabulary:\n  labels:\n    - cat\n    - {name: dog}\n")
+    loaded = load_config([write(tmp_path, text)])
+    assert loaded.config.vocabulary == {"labels": ["cat", {"name": "dog"}]}
+    assert loaded.inline_vocabulary is not None
+    assert loaded.inline_vocabulary.locate(("labels", 1, "name")) == f"{tmp_path / 'config.yaml'}:6"
+    overridden = load_config([write(tmp_path, text)], ["vocabulary=v.yaml"])
+    assert (overridden.config.vocabulary, overridden.inline_vocabulary) == ("v.yaml", None)
+
+
+def test_of_very_many_mistakes_the_first_ones_are_shown() -> None:
+    error = ConfigError([f"mistake {number}" for number in range(25)])
+    assert error.message.splitlines()[18:] == ["mistake 18", "mistake 19", "... and 5 more."]
+    assert ConfigError(["one", "two"]).message == "one\ntwo"
+
+
 def test_key_of_another_section_is_pointed_there(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "compute: {score_floor: 0.2}\n")
     assert problems_of(path) == [
@@ -128,11 +149,14 @@ def test_problem_names_the_file_that_set_the_key(tmp_path: Path) -> None:
         ("errors", "max_error_fraction", "1.5"),
         ("run", "output", '""'),
         ("model", "revision", "1234567"),
+        ("compute", "actors", "{min: 2}"),
+        ("compute", "actors.min", "2"),
+        ("compute", "actors", "[2]"),
     ],
 )
 def test_wrong_values_are_refused_not_converted(tmp_path: Path, section: str, key: str, value: str) -> None:
     (line,) = problems_of(write(tmp_path, MINIMAL), overrides=(f"{section}.{key}={value}",))
-    assert line.startswith(f"--set: {section}.{key}: expected ")
+    assert line.startswith(f"--set: {section}.{key.removesuffix('.min')}: expected ")
 
 
 def test_mistakes_of_reading_are_told_together_with_the_others(tmp_path: Path) -> None:

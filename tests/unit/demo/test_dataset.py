@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 
 from sam3lt_ray.demo.dataset import DemoDataset, write_demo_dataset
 from sam3lt_ray.demo.scenes import render_scene
+from sam3lt_ray.errors import UsageError
 
 LABELS = ("circle", "red shape", "ring", "ear")
 
@@ -92,3 +93,34 @@ def test_an_object_is_annotated_under_each_label_that_names_it(dataset: DemoData
 def test_counts_under_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_scenes"):
         write_demo_dataset(tmp_path, 0, LABELS, seed=1)
+
+
+def _states(folder: Path) -> dict[str, tuple[int, int]]:
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_scenes_that_are_there_are_left_as_they_are(tmp_path: Path) -> None:
+    first = write_demo_dataset(tmp_path, 4, LABELS, seed=4, scenes_per_shard=2)
+    before = _states(first.shards_folder)
+    # A run knows its shards by size and time of change: the same files keep a second start from being refused.
+    assert write_demo_dataset(tmp_path, 4, LABELS, seed=4, scenes_per_shard=2) == first
+    assert _states(first.shards_folder) == before
+    write_demo_dataset(tmp_path, 6, LABELS, seed=4, scenes_per_shard=2)
+    after = _states(first.shards_folder)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"demo-00002.tar"}
+
+
+@pytest.mark.parametrize(("num_scenes", "seed"), [(4, 5), (3, 4), (2, 4)])
+def test_other_scenes_are_refused_and_nothing_is_overwritten(tmp_path: Path, num_scenes: int, seed: int) -> None:
+    first = write_demo_dataset(tmp_path, 4, LABELS, seed=4, scenes_per_shard=2)
+    before = {path: path.read_bytes() for path in (*first.shard_paths, first.ground_truth)}
+    with pytest.raises(UsageError, match=r"holds other scenes .* name another folder"):
+        write_demo_dataset(tmp_path, num_scenes, LABELS, seed=seed, scenes_per_shard=2)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"file.* cannot be written: "):
+        write_demo_dataset(tmp_path / "file" / "scenes", 1, LABELS, seed=1)

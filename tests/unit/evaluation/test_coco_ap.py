@@ -13,6 +13,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from sam3lt_ray.cli import main
 from sam3lt_ray.errors import UsageError
 from sam3lt_ray.evaluation.coco_ap import evaluate
 from sam3lt_ray.evaluation.figures import EvaluationReport, load_evaluation, save_evaluation
@@ -261,6 +262,26 @@ def test_files_that_are_no_ground_truth_are_refused(tmp_path: Path) -> None:
         evaluate(reader, tmp_path / "list.json")
     with pytest.raises(UsageError, match="Copy it here"):
         evaluate(reader, "s3://bucket/truth.json")
+
+
+def test_the_command_takes_a_map_and_refuses_what_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = _small_run(tmp_path).store.uri
+    truth = _write(
+        tmp_path / "kittens.json",
+        [_truth_image(1, "0.jpg")],
+        [_object(1, 1, 3, (0, 0, 9, 9))],
+        [{"id": 3, "name": "kitten"}],
+    )
+    command = ["evaluate", run, "-g", str(truth)]
+    assert main(command) == 2
+    assert "--map CATEGORY=LABEL" in capsys.readouterr().err
+    assert main([*command, "--map", "kitten=cat", "--json"]) == 0
+    assert [label["name"] for label in json.loads(capsys.readouterr().out)["labels"]] == ["cat"]
+    for pairs in (["kitten"], ["kitten=cat", "kitten=dog"]):
+        assert main([*command, *(word for pair in pairs for word in ("--map", pair))]) == 2
+        assert "--map" in capsys.readouterr().err
+    assert main(["evaluate", run, "-g", "s3://bucket/truth.json"]) == 2
+    assert "s3://bucket/truth.json: ground truth is read from a local file" in capsys.readouterr().err
 
 
 def test_a_label_map_that_names_nothing_is_refused(tmp_path: Path) -> None:

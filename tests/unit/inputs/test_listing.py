@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sam3lt_ray.errors import InputError
-from sam3lt_ray.inputs.listing import list_shards
+from sam3lt_ray.inputs.listing import describe_files, list_input, list_shards
 from sam3lt_ray.inputs.reading import read_units
 from sam3lt_ray.records import ReadRange, Shard
 from tests.unit.inputs.shard_files import LOCAL, images_of, make_tar, samples, settings_for
@@ -111,6 +111,11 @@ def test_wrong_locations(tmp_path: Path, input_format: str) -> None:
         list_at("s3://", input_format)
 
 
+def test_a_location_whose_name_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read: File name too long\. Check input\.uri"):
+        list_at(tmp_path / ("n" * 300), "folder")
+
+
 def test_denied_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a.tar")
 
@@ -164,3 +169,32 @@ def test_columns_are_looked_at_in_the_first_parquet_file_that_can_be_read(tmp_pa
     assert len(list_at(tmp_path, "parquet", image_column="image")) == 2
     with pytest.raises(InputError, match=r"The column 'img' \(input.image_column\) of .*b\.parquet does not exist"):
         list_at(tmp_path, "parquet", image_column="img")
+
+
+def test_images_that_cannot_be_decoded_are_members_of_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.HEIC", "c.svg", "d.pdf", "e.nef", "f.txt", "g.TXT", "h")
+    listed = list_input(settings_for("folder", uri=str(tmp_path)), LOCAL)
+    assert [member.key for shard in listed.shards for member in shard.members] == [
+        *("a.jpg", "b.HEIC", "c.svg", "d.pdf", "e.nef")
+    ]
+    assert listed.passed_over == {"txt": 2, "": 1}
+    assert describe_files(listed.passed_over) == "2 .txt files, 1 file without an extension"
+
+
+def test_groups_of_a_run_keep_their_images_where_undecoded_ones_join_them(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "c.jpg")
+    known = list_at(tmp_path, "folder")
+    touch(tmp_path, "b.heic")
+    groups = list_input(settings_for("folder", uri=str(tmp_path)), LOCAL, known).shards
+    assert [[member.key for member in group.members] for group in groups] == [["a.jpg", "c.jpg"], ["b.heic"]]
+
+
+def test_a_folder_without_anything_that_is_decoded_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "a.heic", "b.pdf")
+    with pytest.raises(InputError, match=r"found 1 \.heic file, 1 \.pdf file"):
+        list_at(tmp_path, "folder")
+
+
+def test_files_beside_shards_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "a.tar", "b.tar", "index.json", "notes.txt")
+    assert list_input(settings_for(uri=str(tmp_path)), LOCAL).passed_over == {"json": 1, "txt": 1}

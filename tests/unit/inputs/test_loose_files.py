@@ -39,6 +39,15 @@ def test_files_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert_same_from_every_unit(group, FOLDER, units)
 
 
+def test_images_of_formats_that_are_not_decoded_are_rows(tmp_path: Path) -> None:
+    contents = {"a.CR2": b"II*\0 a TIFF", "b.pdf": b"%PDF-1.7", "c.heic": b"\xff\xd8\xff a JPEG", "d.tga": b"no mark"}
+    images = images_of(read_all(make_group(tmp_path, contents), FOLDER))
+    assert [image.error_kind for image in images] == ["unsupported", "unsupported", None, "unsupported"]
+    assert images[2].data == contents["c.heic"]
+    sentences = [(image.error_message or "").partition(";")[0] for image in images]
+    assert sentences == ["The file is camera raw (.cr2)", "The file is PDF", "", "The file is a .tga file"]
+
+
 def test_unusable_files_are_rows(tmp_path: Path) -> None:
     group = make_group(tmp_path, {"a.jpg": b"1", "empty.jpg": b"", "big.jpg": bytes(2**20 + 1), "gone.jpg": b"x"})
     (tmp_path / "gone.jpg").unlink()

@@ -68,6 +68,13 @@ def test_named_columns(tmp_path: Path) -> None:
         ("m.csv", "uri\n/a.jpg\n" + "b" * 5_000, "Row 2 of .* has a key of more than 4,096 bytes: 'bbb"),
         ("m.csv", "uri\n/a.jpg\n" + "b" * 140_000, r"Line \d of .* is no CSV that can be read \(field larger"),
         ("m.parquet", "no parquet", "is no readable Parquet file"),
+        ("m.csv", "uri" + "b" * 140_000, r"Line 1 of .* is no CSV that can be read \(field larger"),
+        (
+            "m.csv",
+            'uri\n/a.jpg\n"/b.jpg\n/c.jpg\n',
+            r"Line \d of .* \(unexpected end of data\)\. Is a quote not closed\?",
+        ),
+        ("m.csv", 'uri\n/a.jpg\n"/b.jpg"x\n"/c.jpg"\n', r"Line 3 of .* is no CSV that can be read"),
         ("m.txt", "/a.jpg\n", r"is no manifest: expected \.parquet, \.csv or \.jsonl"),
     ],
 )

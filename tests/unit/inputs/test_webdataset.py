@@ -84,6 +84,46 @@ def test_which_member_is_the_image(tmp_path: Path) -> None:
     assert [(image.key, image.side_files) for image in masks] == [("a.seg.png", ("a.jpg",))]
 
 
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def test_images_of_formats_that_are_not_decoded_are_error_rows(tmp_path: Path) -> None:
+    members = [
+        *[("a.heic", HEIC), ("a.json", b"{}"), ("a.dng", b"II*\0 a TIFF")],  # the first one is the image
+        *[("b.pdf", b"%PDF"), ("b.jpg", b"image")],  # a side file of an image
+        *[("c.jpg", b"image"), ("c.svg", b"<svg>")],
+        *[("d.x.NEF", b"II*\0 a TIFF"), ("e.heic", b"\xff\xd8\xff a JPEG"), ("f.pdf", b"")],
+        ("g.txt", b"text"),
+    ]
+    shard = make_shard(tmp_path, make_tar(members))
+    settings = settings_for(images_per_unit=2)
+    units = read_all(shard, settings)
+    assert [(image.key, image.side_files, image.error_kind) for image in images_of(units)] == [
+        ("a.heic", ("a.json", "a.dng"), "unsupported"),
+        ("b.jpg", ("b.pdf",), None),
+        ("c.jpg", ("c.svg",), None),
+        ("d.x.NEF", (), "unsupported"),
+        ("e.heic", (), None),
+        ("f.pdf", (), "empty"),
+    ]
+    messages = [image.error_message or "" for image in images_of(units)]
+    assert messages[0].startswith("The file is HEIC; decoded are JPEG, ")
+    assert messages[3].startswith("The file is camera raw (.nef); decoded are ")
+    assert_same_from_every_unit(shard, settings, units)
+
+
+def test_an_image_that_is_not_decoded_takes_no_key_from_one_that_is(tmp_path: Path) -> None:
+    members = [("a.svg", b"<svg>"), ("b.svg", b"<svg>"), ("a.jpg", b"1"), ("b.jpg", b"2"), ("a.svg", b"<svg>")]
+    shard = make_shard(tmp_path, make_tar(members))
+    settings = settings_for(images_per_unit=2)
+    units = read_all(shard, settings)
+    assert [(image.key, image.error_kind) for image in images_of(units)] == [
+        *[("a.svg", "unsupported"), ("b.svg", "unsupported"), ("a.jpg", None), ("b.jpg", None)],
+        ("a.svg", "duplicate_key"),
+    ]
+    assert_same_from_every_unit(shard, settings, units)
+
+
 def test_repeated_keys_are_error_rows(tmp_path: Path) -> None:
     members = [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.png", b"3"), ("b.json", b"{}"), ("a.jpg", b"4")]
     images = images_of(read_all(make_shard(tmp_path, make_tar(members))))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,9 @@ from sam3lt_ray.records import Shard
 from sam3lt_ray.storage.run_directory import RunIdentity, create_or_verify, encode_json, label_prompts
 from sam3lt_ray.storage.snapshot import SNAPSHOT_PATH, merge_snapshot, read_snapshot, write_snapshot
 from sam3lt_ray.storage.store import RunStore, open_store
-from sam3lt_ray.vocabulary.history import KnownLabel, read_history
+from sam3lt_ray.vocabulary.history import KnownLabel, continue_labels, read_history
 from sam3lt_ray.vocabulary.labels import Label
+from sam3lt_ray.vocabulary.loading import load_vocabulary
 
 CAT = Label(1, "cat", ("cat",))
 SHARD = Shard("a.tar", "/in/a.tar", 10, "v1")
@@ -54,6 +57,28 @@ def _known_labels() -> list[KnownLabel]:
 
 def test_a_run_that_is_as_it_was_goes_on(store: RunStore) -> None:
     _prepared(store).verify_unchanged()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "labels", "words"),
+    [
+        ("demo", ["Red  circle", "star"], None),
+        ("someone/weights", ["dog"], None),
+        (
+            "demo",
+            ["dog", "star", "ear"],
+            'coloured shapes only ("red circle"), and will find nothing for "dog", "ear": ',
+        ),
+        ("demo", list("abcd"), 'for "a", "b", "c", ...: name another one in model.checkpoint.'),
+    ],
+)
+def test_what_the_demo_checkpoint_does_not_know_is_warned_of(
+    store: RunStore, checkpoint: str, labels: list[str], words: str | None
+) -> None:
+    model: Any = SimpleNamespace(name=checkpoint)
+    asked = continue_labels(load_vocabulary(labels), [])
+    warning = replace(_prepared(store), checkpoint=model, labels=asked).warning()
+    assert (warning is None) if words is None else (words in str(warning))
 
 
 def test_shards_that_another_start_has_relabeled_meanwhile(store: RunStore) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from sam3lt_ray.errors import ConfigError
 from sam3lt_ray.vocabulary import Label, Vocabulary, load_vocabulary
+from sam3lt_ray.yaml_source import parse_yaml
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -17,7 +18,7 @@ def count_words(text: str) -> int:
     return len(text.split()) + 2
 
 
-def problems_of(spec: str | list[Any], base_dir: Path | None = None) -> list[str]:
+def problems_of(spec: str | list[Any] | dict[str, Any], base_dir: Path | None = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load_vocabulary(spec, base_dir=base_dir, count_tokens=count_words, max_tokens=5)
     return caught.value.problems
@@ -174,3 +175,26 @@ def test_json_keeps_everything() -> None:
     assert again.by_id(8).name == "cat"
     with pytest.raises(KeyError):
         again.by_id(1)
+
+
+def test_entries_in_a_mapping_are_read_as_in_a_file() -> None:
+    assert load_vocabulary({"labels": ["cat", {"name": "dog"}]}).labels == load_vocabulary(["cat", "dog"]).labels
+    assert problems_of({"red circle": ["disc"]}) == [
+        'vocabulary: "red circle" is not a known key; expected a list under `labels:`.'
+    ]
+
+
+def test_mistakes_in_entries_that_stand_elsewhere_name_their_lines() -> None:
+    text = "a: 1\nvocabulary:\n  - cat\n  - name: dog\n    promts: [x]\n"
+    written = parse_yaml(text, "job.yaml").part("vocabulary")
+    with pytest.raises(ConfigError, match=r'^job.yaml:5: entry 2 \("dog"\): "promts" is not a known key'):
+        load_vocabulary(written.data, written=written)
+    empty = parse_yaml("a: 1\nvocabulary: []\n", "job.yaml").part("vocabulary")
+    with pytest.raises(ConfigError, match=r"^job.yaml:2: the vocabulary is empty"):
+        load_vocabulary(empty.data, written=empty)
+
+
+def test_a_path_may_begin_in_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "v.yaml").write_text("- cat\n", encoding="utf-8")
+    assert load_vocabulary("~/v.yaml", base_dir=tmp_path / "elsewhere").labels[0].name == "cat"
