@@ -25,6 +25,7 @@ from sam3lt_ray.storage.store_paths import TEMPORARY_PREFIX, checked_prefix, che
 _ABANDONED_AFTER_S: Final = 3600.0
 _COPY_BYTES: Final = 2**20
 _NO_HARD_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_RESCUED: Final = "lost+found"  # at the root of a volume; only root may look into it
 _NOT_WRITABLE: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NO_PATH: Final = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 _NO_FOLDER_SYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
@@ -240,7 +241,8 @@ def _collect(folder: Path, prefix: str, found: list[StoredFile]) -> None:
         for entry in entries:
             with suppress(FileNotFoundError):
                 if entry.is_dir(follow_symlinks=False):
-                    _collect(Path(entry.path), f"{prefix}{entry.name}/", found)
+                    if entry.name != _RESCUED:
+                        _collect(Path(entry.path), f"{prefix}{entry.name}/", found)
                 elif entry.name.startswith(TEMPORARY_PREFIX):
                     _remove_abandoned(entry)
                 elif entry.is_file():

@@ -150,3 +150,11 @@ def test_a_place_where_no_folder_can_be_is_told_as_it_was_named() -> None:
     for write in (store.create, store.replace):
         with pytest.raises(InputError, match=r"No folder can be made at /proc/no/run .*run\.output"):
             write("lease/00000001.json", b"{}")
+
+
+def test_the_root_of_a_volume_is_a_place_like_others(store: LocalStore) -> None:
+    rescued = Path(store.uri) / "lost+found" / "#123"
+    rescued.parent.mkdir(parents=True)
+    rescued.write_bytes(b"whatever the file system found")
+    store.create("run.json", b"{}")
+    assert [item.path for item in store.list("")] == ["run.json"]
