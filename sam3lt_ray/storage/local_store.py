@@ -57,8 +57,7 @@ class LocalStore:
         with self._explained(target):
             if _is_taken(target):
                 return False
-            self._make_folder(target.parent)
-            temporary = _write_temporary(target.parent, io.BytesIO(data))
+            temporary = self._write_beside(target, io.BytesIO(data))
             try:
                 created = _give_name(temporary, target)
             finally:
@@ -78,8 +77,7 @@ class LocalStore:
     def _replace_from(self, path: str, source: BinaryIO) -> None:
         target = self._file(path)
         with self._explained(target):
-            self._make_folder(target.parent)
-            temporary = _write_temporary(target.parent, source)
+            temporary = self._write_beside(target, source)
             try:
                 temporary.replace(target)
             finally:
@@ -136,17 +134,20 @@ class LocalStore:
     def _file(self, path: str) -> Path:
         return self._root.joinpath(*checked_segments(path))
 
-    def _make_folder(self, folder: Path) -> None:
-        """Where nothing can be stored at all, a person is told of the place that they named, not of a file in it."""
+    def _write_beside(self, target: Path, source: BinaryIO) -> Path:
+        """The temporary file. Where nothing can be stored at all, a person is told of the place that they named."""
         try:
-            _make_folder(folder)
+            _make_folder(target.parent)
+            return _write_temporary(target.parent, source)
         except OSError as error:
-            if error.errno not in (_NOT_WRITABLE if self._root.is_dir() else _NOT_WRITABLE | _NO_PATH):
-                raise
-            raise InputError(
-                f"No folder can be made at {self._root} ({os.strerror(error.errno)}). Check the path and who may write "
-                "there, or choose another place (run.output, or --output where a command has it)."
-            ) from None
+            if error.errno in _NOT_WRITABLE:
+                raise describe_storage_failure(error, str(self._root), self._storage) from None
+            if error.errno in _NO_PATH and not self._root.is_dir():
+                raise InputError(
+                    f"No folder can be made at {self._root} ({os.strerror(error.errno)}). Check the path, or choose "
+                    "another place (run.output, or --output where a command has it)."
+                ) from None
+            raise
 
     @contextmanager
     def _explained(self, place: Path, *, may_be_missing: bool = False) -> Iterator[None]:

@@ -194,7 +194,7 @@ def test_a_night_without_additions_costs_one_listing_and_no_gpu(
     # A new listing, read or write here is paid every night by everybody: docs/growing.md names the number.
     assert Counter(one.kind for one in requests) == {
         "ListObjectsV2": 8,
-        "GetObject": 11,
+        "GetObject": 12,
         "PutObject": 8,
         "DeleteObject": 1,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 
 from sam3lt_ray.config.schema import StorageSettings
 from sam3lt_ray.errors import InputError, StorageError
+from sam3lt_ray.storage import local_store
 from sam3lt_ray.storage.local_store import LocalStore
 
 ABANDONED = ".sam3lt-tmp-0123"
@@ -158,3 +160,20 @@ def test_the_root_of_a_volume_is_a_place_like_others(store: LocalStore) -> None:
     rescued.write_bytes(b"whatever the file system found")
     store.create("run.json", b"{}")
     assert [item.path for item in store.list("")] == ["run.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [(errno.EACCES, "This user may not access {}. Change"), (errno.EROFS, "{} is on a file system that is mounted")],
+)
+def test_where_nothing_may_be_written_the_place_is_named_and_no_file_in_it(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int, sentence: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    store.create("lease/00000001.json", b"{}")
+    monkeypatch.setattr(local_store, "_write_temporary", refuse)
+    for write in (store.create, store.replace):
+        with pytest.raises(InputError, match=re.escape(sentence.format(store.uri))):
+            write("lease/00000002.json", b"{}")
