@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from sam3lt_ray.commands.options import AsJson, ConfigFiles, Overrides, RunLocation, locate_run, print_json, print_text
+from sam3lt_ray.terminal import count_of
 
 ScoreThreshold = Annotated[
     float | None,
@@ -52,9 +53,9 @@ def export_coco(
         print_json(asdict(summary))
         return
     print_text(
-        f"{summary.annotations:,} {'annotations' if kind == 'dataset' else 'detections'} in {summary.images:,} images; "
-        f"left out: {summary.below_threshold:,} instances below the threshold, "
-        f"{summary.skipped_images:,} images that could not be labeled"
+        f"{count_of(summary.annotations, 'annotation' if kind == 'dataset' else 'detection')} in "
+        f"{count_of(summary.images, 'image')}; left out: {count_of(summary.below_threshold, 'instance')} below the "
+        f"threshold, {count_of(summary.skipped_images, 'image')} that could not be labeled"
     )
     if summary.partly_asked_images:
         print(
