@@ -20,6 +20,7 @@ from sam3lt_ray.config.load import LoadedConfig
 from sam3lt_ray.config.schema import Config
 from sam3lt_ray.errors import Sam3ltError
 from sam3lt_ray.redaction import without_credentials
+from sam3lt_ray.terminal import count_of
 
 MIN_PYTHON = (3, 11)
 _IMPORT_TIMEOUT_S = 180
@@ -147,7 +148,7 @@ def _describe_vocabulary(loaded: LoadedConfig) -> str:
     from sam3lt_ray.vocabulary.loading import load_vocabulary
 
     vocabulary = load_vocabulary(loaded.config.vocabulary, base_dir=loaded.base_dir, written=loaded.inline_vocabulary)
-    return f"{len(vocabulary.labels)} labels, {len(vocabulary.prompts)} prompts"
+    return f"{count_of(len(vocabulary.labels), 'label')}, {count_of(len(vocabulary.prompts), 'prompt')}"
 
 
 def _describe_cores(loaded: LoadedConfig, num_gpus: int) -> str:
@@ -163,7 +164,7 @@ def _describe_cores(loaded: LoadedConfig, num_gpus: int) -> str:
 def _describe_input(config: Config) -> str:
     from sam3lt_ray.inputs.listing import list_shards
 
-    return f"{len(list_shards(config.input, config.storage)):,} shards in {config.input.uri}"
+    return f"{count_of(len(list_shards(config.input, config.storage)), 'shard')} in {config.input.uri}"
 
 
 def _describe_output(config: Config) -> str:

@@ -18,3 +18,8 @@ def printable(text: str) -> str:
     JSON stays JSON with the same content: such characters stand only inside its strings, where they may be written so.
     """
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def count_of(number: int, noun: str, plural: str = "s") -> str:
+    """``1 unit``, ``1,234 units``."""
+    return f"{number:,} {noun}{'' if number == 1 else plural}"

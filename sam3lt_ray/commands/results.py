@@ -11,7 +11,7 @@ import typer
 from sam3lt_ray.commands.options import AsJson, ConfigFiles, Overrides, RunLocation, locate_run, print_json, print_text
 from sam3lt_ray.errors import InputError, StorageError
 from sam3lt_ray.redaction import without_credentials
-from sam3lt_ray.terminal import printable
+from sam3lt_ray.terminal import count_of, printable
 
 ScoreThreshold = Annotated[
     float | None,
@@ -67,9 +67,9 @@ def export_coco(
         print_json(asdict(summary) | completeness.to_json())
         return
     print_text(
-        f"{summary.annotations:,} {'annotations' if kind == 'dataset' else 'detections'} in {summary.images:,} images; "
-        f"left out: {summary.below_threshold:,} instances below the threshold, "
-        f"{summary.skipped_images:,} images that could not be labeled"
+        f"{count_of(summary.annotations, 'annotation' if kind == 'dataset' else 'detection')} in "
+        f"{count_of(summary.images, 'image')}; left out: {count_of(summary.below_threshold, 'instance')} below the "
+        f"threshold, {count_of(summary.skipped_images, 'image')} that could not be labeled"
     )
     if summary.partly_asked_images:
         print(

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sam3lt_ray.storage.run_directory import read_json, write_json
 from sam3lt_ray.storage.store import RunStore
+from sam3lt_ray.terminal import count_of
 
 EVALUATION_PATH: Final = "exports/evaluation.json"
 
@@ -151,8 +152,8 @@ class EvaluationReport:
     def _headline(self) -> list[str]:
         masks, presence = self.masks, self.presence
         return [
-            f"{self.images:,} images, {len(self.labels):,} labels, {self.objects:,} objects, "
-            f"{self.detections:,} instances above the floor",
+            f"{count_of(self.images, 'image')}, {count_of(len(self.labels), 'label')}, "
+            f"{count_of(self.objects, 'object')}, {count_of(self.detections, 'instance')} above the floor",
             "",
             f"mask AP      {_share(masks.ap)}    AP50 {_share(masks.ap50)}    AP75 {_share(masks.ap75)}    "
             f"AR{self.max_detections} {_share(masks.ar)}",
@@ -169,11 +170,17 @@ class EvaluationReport:
         """What was left out of the figures or counts against them, one sentence each."""
         remarks = []
         if self.failed_images:
-            remarks.append(f"{_images(self.failed_images)} could not be labeled: objects there count as missed.")
+            remarks.append(
+                f"{count_of(self.failed_images, 'image')} could not be labeled: objects there count as missed."
+            )
         if self.images_not_in_run:
-            remarks.append(f"{_images(self.images_not_in_run)} of the ground truth not in the run: not measured.")
+            remarks.append(
+                f"{count_of(self.images_not_in_run, 'image')} of the ground truth not in the run: not measured."
+            )
         if self.images_not_in_ground_truth:
-            remarks.append(f"{_images(self.images_not_in_ground_truth)} of the run without ground truth: not measured.")
+            remarks.append(
+                f"{count_of(self.images_not_in_ground_truth, 'image')} of the run without ground truth: not measured."
+            )
         if self.labels_not_in_ground_truth:
             remarks.append("Labels without ground truth: " + ", ".join(self.labels_not_in_ground_truth))
         if self.categories_not_in_run:
@@ -215,10 +222,6 @@ def _label_table(labels: tuple[LabelFigures, ...]) -> list[str]:
         ).rstrip()
         for row in (header, tuple("-" * width for width in widths), *rows)
     ]
-
-
-def _images(number: int) -> str:
-    return "1 image" if number == 1 else f"{number:,} images"
 
 
 def _share(value: float | None) -> str:

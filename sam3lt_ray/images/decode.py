@@ -82,7 +82,7 @@ def decode_rgb(data: bytes, *, max_pixels: int) -> Image.Image:
                 "too_large", f"The image has far more pixels than allowed; {_limit(max_pixels)}."
             ) from None
         except MemoryError:
-            raise ImageError("out_of_memory", "Decoding this image did not fit into memory.") from None
+            raise _out_of_memory() from None
         except Exception as error:  # decoders meet arbitrary bytes and raise whatever they stumble over
             raise _explain_failure(data, format_name, error) from None
 
@@ -94,9 +94,18 @@ def as_displayed(image: Image.Image) -> Image.Image:
         image: Any mode; loaded if it was not.
 
     Raises:
-        ImageError: ``unsupported``: pixels without an agreed meaning as colours.
+        ImageError: ``truncated``, ``corrupt``, ``out_of_memory``, or ``unsupported``: pixels without an agreed meaning
+            as colours.
     """
-    image.load()
+    try:
+        image.load()
+    except MemoryError:
+        raise _out_of_memory() from None
+    except Exception as error:  # decoders meet arbitrary bytes and raise whatever they stumble over
+        name = image.format or "image"
+        if _tells_of_end(error):
+            raise ImageError("truncated", f"The {name} file ends too early: {_said(error)}.") from None
+        raise ImageError("corrupt", f"The {name} file is damaged: {_said(error)}.") from None
     return _to_rgb(_apply_orientation(image), image.format or "")
 
 
@@ -197,8 +206,19 @@ def _explain_failure(data: bytes, format_name: str, error: Exception) -> ImageEr
             return ImageError("unsupported", f"The file is {format_name}, which this build of Pillow cannot decode.")
         said = "its header cannot be read"
     else:
-        said = f"the decoder says: {error}" if str(error) else f"the decoder failed with {type(error).__name__}"
-    hints_at_end = isinstance(error, EOFError) or any(hint in str(error).lower() for hint in _TRUNCATION_HINTS)
-    if hints_at_end or seems_cut_off(data, format_name):
+        said = _said(error)
+    if _tells_of_end(error) or seems_cut_off(data, format_name):
         return ImageError("truncated", f"The {format_name} file ends too early, at {len(data)} bytes ({said}).")
     return ImageError("corrupt", f"The {format_name} file is damaged: {said}.")
+
+
+def _out_of_memory() -> ImageError:
+    return ImageError("out_of_memory", "Decoding this image did not fit into memory.")
+
+
+def _said(error: Exception) -> str:
+    return f"the decoder says: {error}" if str(error) else f"the decoder failed with {type(error).__name__}"
+
+
+def _tells_of_end(error: Exception) -> bool:
+    return isinstance(error, EOFError) or any(hint in str(error).lower() for hint in _TRUNCATION_HINTS)

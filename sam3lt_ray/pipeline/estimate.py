@@ -15,7 +15,7 @@ from sam3lt_ray.pipeline.actor_plan import ActorResources, plan_local_actors
 from sam3lt_ray.pipeline.calibration import Calibration, CalibrationJob, calibrate
 from sam3lt_ray.pipeline.costs import Cost, OutputSize, Terms, cost_of
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
-from sam3lt_ray.pipeline.estimate_text import count_of, describe_estimate
+from sam3lt_ray.pipeline.estimate_text import describe_estimate
 from sam3lt_ray.pipeline.prepare import PreparedRun
 from sam3lt_ray.pipeline.sampling import sample_input
 from sam3lt_ray.pipeline.shard_sizes import ShardSizes, work_on
@@ -25,6 +25,7 @@ from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.filesystem import is_s3
 from sam3lt_ray.storage.layers import Layer
 from sam3lt_ray.storage.ledger import LABELS_PREFIX, is_retry
+from sam3lt_ray.terminal import count_of
 from sam3lt_ray.vocabulary.labels import Vocabulary
 
 _LabelIds = frozenset[int]

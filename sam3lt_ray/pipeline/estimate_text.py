@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sam3lt_ray.durations import format_rough_duration
 from sam3lt_ray.pipeline.costs import Cost
+from sam3lt_ray.terminal import count_of
 
 if TYPE_CHECKING:
     from sam3lt_ray.pipeline.estimate import Estimate
@@ -40,11 +41,6 @@ def _cost_lines(name: str, cost: Cost) -> list[str]:
         counted = ", ".join(f"{count:,} {kind}" for kind, count in asked.items() if count)
         parts.append(f"S3 {counted}, and {cost.requests.start} of the start")
     return [f"{name:<12} {parts[0]}", *(f"             {part}" for part in parts[1:])]
-
-
-def count_of(number: int, noun: str, plural: str = "s") -> str:
-    """``1 unit``, ``1,234 units``."""
-    return f"{number:,} {noun}{'' if number == 1 else plural}"
 
 
 def format_size(num_bytes: int) -> str:

@@ -14,7 +14,7 @@ from sam3lt_ray.inputs.counting import count_images
 from sam3lt_ray.inputs.listing import describe_files
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.estimate import Estimate, EstimateOptions, estimate_run
-from sam3lt_ray.pipeline.estimate_text import count_of, format_size
+from sam3lt_ray.pipeline.estimate_text import format_size
 from sam3lt_ray.pipeline.feeding import cores_per_gpu
 from sam3lt_ray.pipeline.fork import find_origin
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
@@ -23,6 +23,7 @@ from sam3lt_ray.pipeline.worklist import Missing, find_missing, labels_of, num_r
 from sam3lt_ray.records import Shard
 from sam3lt_ray.storage.coverage import Coverage, Gap
 from sam3lt_ray.storage.layers import find_layer, questions_of
+from sam3lt_ray.terminal import count_of
 
 _MAX_NAMED: Final = 5
 

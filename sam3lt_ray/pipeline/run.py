@@ -11,7 +11,6 @@ from sam3lt_ray.errors import RetryableRunError
 from sam3lt_ray.inputs.listing import describe_files
 from sam3lt_ray.logs import LogFormat
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
-from sam3lt_ray.pipeline.estimate_text import count_of
 from sam3lt_ray.pipeline.fork import find_origin
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
 from sam3lt_ray.pipeline.run_files import apply_policy, write_run_files
@@ -21,6 +20,7 @@ from sam3lt_ray.pipeline.summary import RunSummary
 from sam3lt_ray.pipeline.sweeping import SessionOptions
 from sam3lt_ray.progress import ProgressListener, SilentProgress
 from sam3lt_ray.storage.lease import Lease
+from sam3lt_ray.terminal import count_of
 
 _MAX_NAMED_SHARDS = 3
 

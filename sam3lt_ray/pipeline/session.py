@@ -43,6 +43,7 @@ from sam3lt_ray.stages.read import ShardWork
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.lease import Lease
 from sam3lt_ray.storage.run_directory import fix_precision
+from sam3lt_ray.terminal import count_of
 
 _MAX_NAMED_SHARDS = 3
 # A start that is interrupted has seconds: a run with more units than these is not listed once more for its summary.
@@ -152,7 +153,7 @@ class RunSession:
                         if verdict is not None:
                             return self._finish("over_error_budget", f"Stopped early: {verdict} {_ADVICE}")
                         return self._finish(
-                            "limited", f"Stopped after {self._books.tally.counts.images} images, as asked."
+                            "limited", f"Stopped after {count_of(self._books.tally.counts.images, 'image')}, as asked."
                         )
                     leftover += rest.shards
                 if leftover:

@@ -105,6 +105,8 @@ def split_s3_uri(uri: str) -> tuple[str, str]:
             "come from the environment, ~/.aws or the machine's role."
         )
     bucket, _, key = uri.split("://", 1)[1].partition("/")
+    if len(bucket) == 1:
+        raise InputError(f"The bucket's name in s3://{bucket}/ is too short: it has at least 3 characters.")
     if _BUCKET.fullmatch(bucket) is None:
         # Not repeated in the message: what stands there may be somebody's key.
         raise InputError(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sam3lt_ray import Labeler
 from sam3lt_ray.demo.scenes import render_scene
-from sam3lt_ray.errors import ImageError
+from sam3lt_ray.errors import ImageError, UsageError
 from sam3lt_ray.masks.rle import decode_mask
 from sam3lt_ray.records import ImageLabels
 
@@ -81,6 +81,32 @@ def test_every_way_of_giving_an_image_is_the_same_image(labeler: Labeler, tmp_pa
 def test_an_unusable_image_is_said_so(labeler: Labeler) -> None:
     with pytest.raises(ImageError, match="not_an_image"):
         labeler(b"hello, I am a text file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"score_floor": 5}, r"Labeler: score_floor: expected a number \(at least 0 and at most 1\), got 5"),
+        ({"score_floor": "0.2"}, 'score_floor: expected a number .*, got "0.2"'),
+        ({"mask_threshold": -1}, r"mask_threshold: expected a number \(above 0 and below 1\), got -1"),
+        ({"merge_iou": 7}, "merge_iou: expected a number"),
+        ({"device": "gpu"}, 'device: expected one of "auto", "cpu", "cuda", got "gpu"'),
+        ({"precision": "fp16"}, "precision: expected one of"),
+    ],
+)
+def test_arguments_have_the_limits_of_the_config(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Labeler("demo", ["star"], **arguments)
+
+
+def test_a_vocabulary_is_a_list_a_file_or_what_stands_in_one(tmp_path: Path) -> None:
+    (tmp_path / "v.yaml").write_text("labels: [star]\n")
+    by_path = Labeler("demo", tmp_path / "v.yaml", device="cpu")
+    by_mapping = Labeler("demo", {"labels": ["star"]}, device="cpu")
+    assert [label.name for label in by_path.vocabulary.labels] == ["star"]
+    assert by_mapping.vocabulary == by_path.vocabulary
+    with pytest.raises(UsageError, match='"red circle" is not a known key; expected a list under `labels:`'):
+        Labeler("demo", {"red circle": ["crimson disc"]})
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> float:

@@ -6,9 +6,14 @@ import json
 import pytest
 
 from sam3lt_ray.progress import LogProgress
-from sam3lt_ray.terminal import printable
+from sam3lt_ray.terminal import count_of, printable
 
 ORDERS = "\x1b]0;owned\x07 \x9b31m \x08\r \x7f \u202egnp.exe \u2066 \ud800"
+
+
+def test_one_thing_has_no_plural() -> None:
+    assert [count_of(number, "shard") for number in (0, 1, 1234)] == ["0 shards", "1 shard", "1,234 shards"]
+    assert count_of(2, "box", "es") == "2 boxes"
 
 
 def test_orders_are_written_out_and_text_is_not() -> None:

@@ -42,7 +42,7 @@ def test_machine_alone(capsys: pytest.CaptureFixture[str]) -> None:
 def test_config_adds_what_it_names(tmp_path: Path) -> None:
     findings = list(doctor.examine(config(tmp_path)))
     assert [finding.subject for finding in findings[4:]] == ["checkpoint", "vocabulary", "input", "output"]
-    assert findings[5].text == "1 labels, 1 prompts"
+    assert findings[5].text == "1 label, 1 prompt"
     assert all(finding.ok for finding in findings)
 
 

@@ -43,6 +43,7 @@ def test_local_filesystem_reads(tmp_path: Path) -> None:
         ("  ", "The location is empty"),
         ("s3://", "a bucket's name does not follow"),
         ("s3:///key", "a bucket's name does not follow"),
+        ("s3://b/x", "bucket's name in s3://b/ is too short"),
         ("file://host/data", "names a host"),
         ("/data/\0", "NUL"),
     ],
