@@ -67,8 +67,7 @@ def test_a_read_only_disk_is_refused_at_once(disk: Disk, reference: Reference, t
     disk.make_read_only()
     assert run.start() is None
     assert run.exit_codes == [EXIT_USAGE]
-    assert "No folder can be made" in run.errors[0]
-    assert "Read-only file system" in run.errors[0]
+    assert "mounted read-only. Use another place" in run.errors[0]
     assert run.images_labeled == 0
 
 
