@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,6 +21,7 @@ from sam3lt_ray.engine.checkpoint import Checkpoint
 from sam3lt_ray.pipeline.run import label_run
 from sam3lt_ray.progress import SilentProgress
 from sam3lt_ray.records import Part
+from tests.benchmarks.measuring import in_fresh_process
 from tests.standin import StandInEngine, plain_image, write_tar
 
 if TYPE_CHECKING:
@@ -124,12 +126,17 @@ class SeenRun:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeenRun]:
+def seen(tmp_path_factory: pytest.TempPathFactory) -> SeenRun:
     """Two shards, each of whose last image is none."""
     folder = tmp_path_factory.mktemp("seen")
     for shard in range(2):
         members = [(f"{shard}-{index}.png", plain_image((9 * index, 50, 90))) for index in range(IMAGES // 2 - 1)]
         write_tar(folder / "shards" / f"{shard}.tar", [*members, (f"{shard}-bad.png", b"no image")])
+    # What the driver says of logs and metrics counts when Ray is started, so the Ray of other tests will not do.
+    return in_fresh_process(_watch_run, folder)
+
+
+def _watch_run(folder: Path) -> SeenRun:
     config = Config.model_validate(
         {
             "run": {"output": str(folder / "run")},
@@ -140,14 +147,13 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeenRun]:
     )
     scraper = _Scraper(folder / "run")
     # Not pytest's folder: the names of Ray's sockets would be too long.
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="seen-") as of_ray:
-        patch.setenv("RAY_metrics_report_interval_ms", "200")
-        patch.setenv("RAY_TMPDIR", of_ray)
+    with tempfile.TemporaryDirectory(prefix="seen-") as of_ray:
+        os.environ |= {"RAY_metrics_report_interval_ms": "200", "RAY_TMPDIR": of_ray, "RAY_AUTH_MODE": "disabled"}
         summary = label_run(config, progress=scraper, load_engine=load_short_of_memory, log_format="json")
         assert summary.status == "done"
         files = Path(of_ray).glob("ray/session_2*/logs/worker-*.err")
         lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-        yield SeenRun(str(folder / "run"), scraper.text, summary.content["session"], lines)
+        return SeenRun(str(folder / "run"), scraper.text, summary.content["session"], lines)
 
 
 def test_a_run_is_seen_by_prometheus(seen: SeenRun) -> None:

@@ -54,16 +54,17 @@ class Starts:
 @pytest.mark.usefixtures("local_ray")
 def test_how_many_of_how_many_from_the_first_unit_to_the_last_retry(tmp_path: Path) -> None:
     starts = Starts(tmp_path)
-    starts.add("a.tar", *range(10))
-    starts.add("b.tar", *range(10, 15), TOO_RED)
+    # So many that what the first start has under way when it ends does not finish a shard.
+    starts.add("a.tar", *range(50))
+    starts.add("b.tar", *range(50, 89), TOO_RED)
     assert starts.start("cat", limit=4)[-1] == "4 of 4"
     told = starts.start("cat")
     assert " of ~" in told[0], "no shard is known yet, but what was read of one tells"
-    assert told[-1] == "16 of 16"
+    assert told[-1] == "90 of 90"
 
-    starts.add("c.tar", *range(20, 28))
+    starts.add("c.tar", *range(90, 98))
     # Old images are asked the new label, new ones both: each is counted once.
-    assert starts.start("cat", "dog")[-1] == "24 of 24"
+    assert starts.start("cat", "dog")[-1] == "98 of 98"
     state = read_run_state(open_store(str(tmp_path / "run"), starts.config("cat").storage))
     assert (state.images_left, state.images_left_is_estimate) == (0, False)
 
