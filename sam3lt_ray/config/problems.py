@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from sam3lt_ray.config.expected import describe_expected, required_leaves, schema_at
 from sam3lt_ray.yaml_source import KeyPath, format_path, format_value, nearest
@@ -77,7 +76,7 @@ def describe_problems(
     return [problem for problem in problems if problem not in implied]
 
 
-def _data_path(details: ErrorDetails, data: Any) -> KeyPath:
+def _data_path(details: Mapping[str, Any], data: Any) -> KeyPath:
     """Keep of pydantic's location what leads through the data, leaving out the names of union members."""
     path: list[str | int] = []
     loc = details["loc"]
