@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 # Names of images and messages of servers may hold orders to a terminal.
@@ -23,3 +24,8 @@ def printable(text: str) -> str:
 def count_of(number: int, noun: str, plural: str = "s") -> str:
     """``1 unit``, ``1,234 units``."""
     return f"{number:,} {noun}{'' if number == 1 else plural}"
+
+
+def name_some(names: Sequence[str], most: int) -> str:
+    """As in: a, b, c, ... (where there are more than ``most``)."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from sam3lt_ray.engine.tokenizer import PromptTokenizer
+from sam3lt_ray.terminal import name_some
 
 logger = logging.getLogger(__name__)
 
@@ -69,13 +70,11 @@ def warn_of_long_prompts(prompts: Sequence[str], text: TextFeatures, most_words:
     lengths = text.valid.sum(dim=1).tolist()
     long = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length > most_words]
     if long:
-        shown = ", ".join(repr(prompt) for prompt in long[:3])
         logger.warning(
-            "%d of %d prompts have more than %d tokens (%s%s): attention to words takes a slower way for all prompts. "
+            "%d of %d prompts have more than %d tokens (%s): attention to words takes a slower way for all prompts. "
             "Shorter ones would be labeled faster.",
             len(long),
             len(prompts),
             most_words,
-            shown,
-            ", ..." if len(long) > 3 else "",
+            name_some([repr(prompt) for prompt in long], 3),
         )

@@ -9,6 +9,7 @@ from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.storage.ledger import parse_unit_path
 from sam3lt_ray.storage.run_directory import RUN_PATH
 from sam3lt_ray.storage.store import RunStore
+from sam3lt_ray.terminal import name_some
 
 # Everything that any version has written but units, whose names only the ledger knows. Other names are other people's.
 _OWN_PATH: Final = re.compile(
@@ -37,7 +38,7 @@ def refuse_foreign_files(store: RunStore) -> None:
     foreign = [path for path in paths if not is_own(path) and not path.startswith(".") and "/." not in path]
     if not foreign:
         return
-    named = ", ".join(foreign[:_MAX_NAMED]) + (", ..." if len(foreign) > _MAX_NAMED else "")
+    named = name_some(foreign, _MAX_NAMED)
     raise RunMismatchError(
         f"{store.uri} is not a run directory (it has no {RUN_PATH}) but holds other files ({named}). Nothing was "
         "written or deleted. Choose a new or empty place for run.output."

@@ -23,7 +23,7 @@ from sam3lt_ray.pipeline.worklist import Missing, find_missing, labels_of, num_r
 from sam3lt_ray.records import Shard
 from sam3lt_ray.storage.coverage import Coverage, Gap
 from sam3lt_ray.storage.layers import find_layer, questions_of
-from sam3lt_ray.terminal import count_of
+from sam3lt_ray.terminal import count_of, name_some
 
 _MAX_NAMED: Final = 5
 
@@ -250,7 +250,7 @@ def _planned_layers(
 
 
 def _describe_layer(layer: PlannedLayer) -> str:
-    names = ", ".join(layer.labels[:_MAX_NAMED]) + (", ..." if len(layer.labels) > _MAX_NAMED else "")
+    names = name_some(layer.labels, _MAX_NAMED)
     images = "" if layer.images is None else f"{count_of(layer.images, 'image')} in "
     return f"will ask     {count_of(len(layer.labels), 'label')} ({names}) of {images}{count_of(layer.shards, 'shard')}"
 

@@ -37,6 +37,7 @@ from sam3lt_ray.storage.run_directory import (
 )
 from sam3lt_ray.storage.snapshot import MergedSnapshot, decode_snapshot, editions_of, merge_snapshot, read_snapshot_file
 from sam3lt_ray.storage.store import RunStore, open_store
+from sam3lt_ray.terminal import name_some
 from sam3lt_ray.vocabulary.history import ContinuedLabels, KnownLabel, continue_labels, read_history
 from sam3lt_ray.vocabulary.labels import Vocabulary
 from sam3lt_ray.vocabulary.loading import load_vocabulary
@@ -109,7 +110,7 @@ class PreparedRun:
         unknown = [prompt.text for prompt in self.vocabulary.prompts if parse_phrase(prompt.text) is None]
         if not unknown:
             return None
-        named = ", ".join(f'"{text}"' for text in unknown[:_MAX_NAMED]) + (", ..." if len(unknown) > _MAX_NAMED else "")
+        named = name_some([f'"{text}"' for text in unknown], _MAX_NAMED)
         return (
             f'the demo checkpoint knows coloured shapes only ("red circle"), and will find nothing for {named}: name '
             "another one in model.checkpoint."
@@ -183,10 +184,8 @@ def prepare_run(
         snapshot, passed_over = MergedSnapshot(known_shards, [], [], []), {}
     else:
         listed = list_input(config.input, config.storage, known_shards)
-        snapshot, passed_over = (
-            merge_snapshot(known_shards, listed.shards, config.run.changed),
-            dict(listed.passed_over),
-        )
+        snapshot = merge_snapshot(known_shards, listed.shards, config.run.changed)
+        passed_over = dict(listed.passed_over)
         refuse_shared_directories(shard.name for shard in snapshot.shards)
     return PreparedRun(
         config=config,

@@ -20,7 +20,7 @@ from sam3lt_ray.pipeline.summary import RunSummary
 from sam3lt_ray.pipeline.sweeping import SessionOptions
 from sam3lt_ray.progress import ProgressListener, SilentProgress
 from sam3lt_ray.storage.lease import Lease
-from sam3lt_ray.terminal import count_of
+from sam3lt_ray.terminal import count_of, name_some
 
 _MAX_NAMED_SHARDS = 3
 
@@ -113,4 +113,4 @@ def _describe_start(prepared: PreparedRun, listener: ProgressListener) -> None:
 
 
 def _named(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MAX_NAMED_SHARDS]) + (", ..." if len(names) > _MAX_NAMED_SHARDS else "")
+    return name_some(names, _MAX_NAMED_SHARDS)
