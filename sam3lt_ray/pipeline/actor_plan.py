@@ -16,12 +16,15 @@ from sam3lt_ray.errors import UsageError
 from sam3lt_ray.pipeline.ray_session import LOCAL_OBJECT_STORE_BYTES
 
 CPUS_PER_CPU_ACTOR: Final = 4.0
-# What a task that reads and one that commits reserve. Where actors leave less than one of each, a run stands still.
+# What a task that reads reserves. Where actors leave less than one of them, a run stands still.
 READ_CPUS: Final = 0.2
-COMMIT_CPUS: Final = 0.1
-# So planned actors leave two of each: a driver that sleeps keeps what Ray last leased to it, a task of each kind, which
-# must not be the room that its successor needs to read.
-ROOM_CPUS: Final = 2 * (READ_CPUS + COMMIT_CPUS)
+# A task that commits reserves nothing. Ray Data gives CPUs to what comes first in the pipeline, and when it asks for
+# more of them it loses what is left of a node beyond whole ones (2.60: AutoscalingCoordinator). Then there was none for
+# commits on 2 cores, until all was read.
+COMMIT_CPUS: Final = 0
+# So planned actors leave three: a driver that sleeps keeps what Ray last leased to it, a task, which must not be the
+# room that its successor needs to read, with two at a time.
+ROOM_CPUS: Final = 3 * READ_CPUS
 _SHARE_OF_ONE_CPU: Final = 1.0 - ROOM_CPUS
 # Of a GPU actor whose node may be still to come, unless compute.cpus_per_actor says more: it fits beside every GPU, and
 # into what Ray Data thinks is left for a pool that grows, which is never a whole node's CPUs.
@@ -208,13 +211,12 @@ def _let_grow(
 def _refuse_to_stand_still(planned: ActorResources, nodes: _Nodes) -> None:
     """Ray would wait for ever for actors that fit nowhere, or for room to read beside those that hold everything."""
     wanted = planned.num_actors * planned.num_cpus
-    if planned.num_cpus <= max(nodes.node_cpus) and nodes.cpus - wanted >= READ_CPUS + COMMIT_CPUS - 1e-9:
+    if planned.num_cpus <= max(nodes.node_cpus) and nodes.cpus - wanted >= READ_CPUS - 1e-9:
         return
     raise UsageError(
         f"{planned.num_actors} actors with compute.cpus_per_actor {planned.num_cpus:g} each leave nothing of "
-        f"{nodes.cpus:g} CPUs (the largest node has {max(nodes.node_cpus):g}), but reading and committing need "
-        f"{READ_CPUS + COMMIT_CPUS:g}. Use a smaller compute.cpus_per_actor, fewer compute.actors, or leave both to "
-        "auto."
+        f"{nodes.cpus:g} CPUs (the largest node has {max(nodes.node_cpus):g}), but reading needs {READ_CPUS:g}. Use a "
+        "smaller compute.cpus_per_actor, fewer compute.actors, or leave both to auto."
     )
 
 
@@ -225,10 +227,10 @@ def _share_of_one_node(share: float, num_actors: int, cpus: float) -> float:
 
 
 def _share_that_leaves_room(share: float, num_actors: int, node_cpus: Sequence[float]) -> float:
-    """What each actor should reserve so that however they come to lie, every node keeps the room to read and commit.
+    """What each actor should reserve so that however they come to lie, every node keeps the room to read.
 
     When a node is lost, Ray starts its actors again on the others. If they find room there beside those that were
-    planned, they take what reading and committing need, and the run stands still. So each reserves a share of which
+    planned, they take what reading needs, and the run stands still. So each reserves a share of which
     as many as fit on a node leave enough.
     """
     if len(node_cpus) < 2:

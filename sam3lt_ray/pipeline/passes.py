@@ -30,7 +30,7 @@ from sam3lt_ray.errors import ConfigError, ImageError, RetryableRunError, RunErr
 from sam3lt_ray.pipeline.actor_plan import COMMIT_CPUS, READ_CPUS, ActorResources
 from sam3lt_ray.pipeline.actors import CommitTask, LabelJob, SegmentActor, UnitOutcome, outcomes
 from sam3lt_ray.pipeline.pass_guard import PassGuard
-from sam3lt_ray.pipeline.placement import placement_of_readers
+from sam3lt_ray.pipeline.placement import placement_of_committers, placement_of_readers
 from sam3lt_ray.pipeline.source import UnitSource
 from sam3lt_ray.stages.commit import UnitCommitter
 from sam3lt_ray.stages.read import MissingUnitReader, ShardWork
@@ -80,16 +80,7 @@ class Pass:
             # Ray 2.60 announces the end of free-form remote arguments but has no named ones for placement and for
             # bounded retries yet.
             warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
-            labeled = self._label(self._read())
-        # Ray's type for batches knows no Arrow alone.
-        commit: Any = CommitTask(UnitCommitter(self.job.store), self._guard).__call__
-        committed = labeled.map_batches(
-            commit,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=COMMIT_CPUS,
-            compute=TaskPoolStrategy(size=_COMMITTERS_PER_ACTOR * self.resources.num_actors),
-        )
+            committed = self._commit(self._label(self._read()))
         tables = committed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         try:
             for table in cast("Iterator[pa.Table]", iter(tables)):
@@ -138,6 +129,18 @@ class Pass:
             num_gpus=self.resources.num_gpus or None,
             max_restarts=-1,
             max_task_retries=_TASK_RETRIES,
+        )
+
+    def _commit(self, labeled: Dataset) -> Dataset:
+        # Ray's type for batches knows no Arrow alone.
+        commit: Any = CommitTask(UnitCommitter(self.job.store), self._guard).__call__
+        return labeled.map_batches(
+            commit,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=COMMIT_CPUS,
+            compute=TaskPoolStrategy(size=_COMMITTERS_PER_ACTOR * self.resources.num_actors),
+            **placement_of_committers(ray.nodes()),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from ray.util.scheduling_strategies import In, NodeLabelSchedulingStrategy
+from ray.util.scheduling_strategies import In, NodeLabelSchedulingStrategy, NotIn
 
 _NODE_ID_LABEL: Final = "ray.io/node-id"  # Ray gives it to every node
 
@@ -31,3 +31,21 @@ def placement_of_readers(nodes: Sequence[Mapping[str, Any]], device: str) -> dic
     if device != "cuda" or not preferred:
         return {}
     return {"scheduling_strategy": NodeLabelSchedulingStrategy(hard={}, soft={_NODE_ID_LABEL: In(*preferred)})}
+
+
+def placement_of_committers(nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Ray's options for the tasks that commit, which reserve nothing and so would fit everywhere.
+
+    A preference again; nodes that join later are among the preferred.
+
+    Args:
+        nodes: As ``ray.nodes()`` tells them.
+
+    Returns:
+        Not on nodes without CPUs, such as a head that is to be left alone; where there are none, nothing, and Ray Data
+        spreads the tasks over all nodes.
+    """
+    avoided = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) == 0]
+    if not avoided:
+        return {}
+    return {"scheduling_strategy": NodeLabelSchedulingStrategy(hard={}, soft={_NODE_ID_LABEL: NotIn(*avoided)})}

@@ -44,7 +44,7 @@ from tests.standin import write_tar
 IMAGES_PER_UNIT = 125
 DISTINCT_PHOTOS = 64
 # Size of the vocabulary: images through the pipeline, images through the bare engine.
-ON_GPU = {10: (2000, 384), 80: (1000, 128), 1: (2000, 512)}
+ON_GPU = {10: (2000, 384), 80: (2000, 128), 1: (2000, 512)}
 ON_CPU = {1: (500, 16)}
 
 

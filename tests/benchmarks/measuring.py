@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from sam3lt_ray.pipeline.summary import package_versions
 from sam3lt_ray.progress import SilentProgress
-from tests.benchmarks.processes import cpu_seconds
+from tests.benchmarks.processes import CpuMeter
 
 T = TypeVar("T")
 
@@ -92,6 +92,7 @@ class UnitClock(SilentProgress):
     planned_at: float = 0.0
     units: list[tuple[float, int]] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
+    cpu_meter: CpuMeter = field(default_factory=lambda: CpuMeter(os.getpid()))
 
     def plan_known(
         self, *, total_images: int | None, is_estimate: bool = False, done_images: int = 0, done_units: int = 0
@@ -100,7 +101,7 @@ class UnitClock(SilentProgress):
 
     def unit_done(self, *, images: int, errors: int, instances: int, busy_share: float | None = None) -> None:
         self.units.append((time.time(), images))
-        self.cpu_s.append(cpu_seconds(os.getpid()))
+        self.cpu_s.append(self.cpu_meter.seconds())
 
 
 @dataclass(frozen=True)

@@ -66,14 +66,19 @@ def _part(command: str) -> Part:
     return "actor" if "SegmentActor" in command else "tasks"
 
 
-def cpu_seconds(driver_pid: int) -> float:
-    """CPU time so far of a process and its descendants, those that ended included."""
-    ticks = 0
-    for pid in _with_descendants(driver_pid):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            # utime, stime, and the same of children that were waited for
-            ticks += sum(int(field) for field in _stat_fields(Path(f"/proc/{pid}"))[11:15])
-    return ticks / os.sysconf("SC_CLK_TCK")
+class CpuMeter:
+    """CPU time of a process and all its descendants, ended ones too: what they had when they were last looked at."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._ticks: dict[int, int] = {}
+
+    def seconds(self) -> float:
+        """So far. Nobody waits for Ray's workers but the raylet, which keeps no account of them: ask now and then."""
+        for pid in _with_descendants(self._pid):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                self._ticks[pid] = sum(int(field) for field in _stat_fields(Path(f"/proc/{pid}"))[11:13])
+        return sum(self._ticks.values()) / os.sysconf("SC_CLK_TCK")
 
 
 def _stat_fields(process: Path) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sam3lt_ray.pipeline.placement import placement_of_readers
+from sam3lt_ray.pipeline.placement import placement_of_committers, placement_of_readers
 
 
 def _node(name: str, *, alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -37,3 +37,16 @@ def test_nodes_without_gpus_are_preferred() -> None:
 )
 def test_otherwise_ray_spreads_them(nodes: list[dict[str, Any]], device: str) -> None:
     assert placement_of_readers(nodes, device) == {}
+
+
+def test_nothing_is_committed_on_a_head_that_is_to_be_left_alone() -> None:
+    nodes = [_node("head"), _node("zero", CPU=0), _node("gpu", CPU=16, GPU=1), _node("gone", alive=False)]
+    strategy = placement_of_committers(nodes)["scheduling_strategy"]
+    assert strategy.hard == []  # a preference, too
+    (expression,) = strategy.soft
+    assert (expression.key, expression.operator.values) == ("ray.io/node-id", ["head", "zero"])
+
+
+@pytest.mark.parametrize("nodes", [[_node("a", CPU=8), _node("b", CPU=8, GPU=1)], [_node("gone", alive=False)], []])
+def test_otherwise_commits_are_spread(nodes: list[dict[str, Any]]) -> None:
+    assert placement_of_committers(nodes) == {}
