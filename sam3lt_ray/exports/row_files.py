@@ -80,7 +80,9 @@ class RowFiles:
     def write(self, group: RowGroup) -> None:
         """Add a row group to the file; begins one where there is none."""
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd", write_statistics=_STATISTICS)
+            self._writer = pq.ParquetWriter(
+                self._path, self._schema, compression="zstd", write_statistics=_STATISTICS, write_page_checksum=True
+            )
         self._writer.write_table(_table(group.images, self._label_ids, self._schema))
         self.rows += len(group.images)
 

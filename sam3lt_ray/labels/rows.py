@@ -120,7 +120,7 @@ def encode_unit_file(unit: Unit, rows: Sequence[dict[str, Any]], provenance: Pro
     }
     table = pa.Table.from_pylist(list(rows), schema=LABEL_SCHEMA).replace_schema_metadata(metadata)
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_statistics=False)
+    pq.write_table(table, sink, compression="zstd", write_statistics=False, write_page_checksum=True)
     return sink.getvalue().to_pybytes()
 
 

@@ -135,7 +135,13 @@ class RunTotals:
         ]
         sink = pa.BufferOutputStream()
         # Hashes do not compress.
-        pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), sink, compression="none", write_statistics=False)
+        pq.write_table(
+            pa.Table.from_arrays(columns, schema=_SCHEMA),
+            sink,
+            compression="none",
+            write_statistics=False,
+            write_page_checksum=True,
+        )
         self.store.replace(TOTALS_PATH, sink.getvalue().to_pybytes())
 
     def _take_in_new(self) -> None:

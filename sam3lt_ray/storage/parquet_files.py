@@ -19,12 +19,14 @@ ParquetSource = bytes | BinaryIO | pa.NativeFile
 def open_parquet(source: ParquetSource, *, buffer_size: int = 0) -> pq.ParquetFile:
     """A Parquet file, of which only the footer is read yet. Read it with the functions below.
 
+    Pages that have a checksum, as those of label files do, are held against it; one that differs is an ``OSError``.
+
     Args:
         source: The file's content, or an open file.
         buffer_size: Bytes to read at once; 0: a whole column of a row group.
     """
     file = pa.BufferReader(source) if isinstance(source, bytes) else source
-    return pq.ParquetFile(file, buffer_size=buffer_size, pre_buffer=False)
+    return pq.ParquetFile(file, buffer_size=buffer_size, pre_buffer=False, page_checksum_verification=True)
 
 
 def read_whole(source: ParquetSource, columns: Sequence[str] | None = None) -> pa.Table:

@@ -99,7 +99,7 @@ def write_snapshot(store: RunStore, shards: Sequence[Shard]) -> None:
         for field in _FIELDS
     ]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), sink, compression="zstd")
+    pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), sink, compression="zstd", write_page_checksum=True)
     store.replace(SNAPSHOT_PATH, sink.getvalue().to_pybytes())
 
 

@@ -13,6 +13,8 @@ from sam3lt_ray.labels.rows import Provenance, UnitCounts, build_rows, count_row
 from sam3lt_ray.labels.schema import LABEL_SCHEMA, META_COUNTS, META_LABELS, META_UNIT
 from sam3lt_ray.masks.rle import decode_mask, encode_mask
 from sam3lt_ray.records import EncodedImage, ImageLabels, Instance, Unit, UnitRange
+from sam3lt_ray.storage.damage import is_damage
+from sam3lt_ray.storage.parquet_files import read_whole
 
 PROVENANCE = Provenance("f" * 64, {"checkpoint": "demo"}, ((3, "cat"), (7, "dog")))
 
@@ -100,3 +102,24 @@ def test_counts_add_up() -> None:
     counts = count_rows(build_rows(unit, results, loose_files=False))
     total = counts + counts
     assert (total.images, total.num_errors, total.num_instances) == (6, 4, 2)
+
+
+def test_a_bit_that_changes_in_a_page_is_noticed() -> None:
+    """Not all of them break zstd or the encoding: without checksums some make another row of the same shape."""
+    unit, results = _unit()
+    data = encode_unit_file(unit, build_rows(unit, results, loose_files=False), PROVENANCE)
+    expected = read_whole(data)
+    group = pq.read_metadata(io.BytesIO(data)).row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    ends = [
+        (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size for column in columns
+    ]
+    for position in range(4, max(ends)):
+        changed = bytearray(data)
+        changed[position] ^= 4
+        try:
+            found = read_whole(bytes(changed))
+        except Exception as error:
+            assert is_damage(error), error
+        else:
+            assert found.equals(expected), position
