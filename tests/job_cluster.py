@@ -73,9 +73,16 @@ class JobCluster:
 
         Nodes that start at one moment in one session take each other's sockets; so they come one by one.
         """
-        before = _nodes(self)
-        with started_node(self.folder, name, self.environment, f"--address={self.ray_address}", *options, place=place):
-            self.wait_until(lambda: _nodes(self) > before, name)
+        before, options = _nodes(self), (f"--address={self.ray_address}", *options)
+        with ExitStack() as stack:
+            process = stack.enter_context(started_node(self.folder, name, self.environment, *options, place=place))
+            self.wait_until(lambda: _nodes(self) > before or process.poll() is not None, name)
+            if process.poll() is not None:
+                # Ray gives up when 30 s were not enough, which was seen once in hundreds of starts.
+                stack.close()
+                name = f"{name}-again"
+                stack.enter_context(started_node(self.folder, name, self.environment, *options, place=place))
+                self.wait_until(lambda: _nodes(self) > before, name)
             yield
 
     def wait_until(self, condition: Callable[[], bool], name: str) -> None:
@@ -144,7 +151,7 @@ def started_head(folder: Path, environment: Mapping[str, str], place: Place = HE
 @contextmanager
 def started_node(
     folder: Path, name: str, environment: Mapping[str, str], *options: str, place: Place = HERE
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[str]]:
     """One ``ray start``, in a folder of its own below this one.
 
     Args:
@@ -162,11 +169,17 @@ def started_node(
     with (
         (place_of_node / "log").open("w") as log,
         subprocess.Popen(
-            command, cwd=place_of_node, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=place_of_node,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
         ) as process,
     ):
         try:
-            yield
+            yield process
         finally:
             # Ray's own way to stop takes many seconds, for a cluster that nobody uses any more.
             with suppress(ProcessLookupError):

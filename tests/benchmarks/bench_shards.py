@@ -3,10 +3,11 @@
     python -m tests.benchmarks.bench_shards [--quick] [--json FILE]
 
 Input and run directory are on a stand-in for S3 that makes up its listings, 1,000 keys a page, and answers through
-HTTP as S3 does, each request after 100 ms. A tenth of the shards are finished, with four units each. Every start is a
-process of its own: first one on a new run, which writes the snapshot of the input, then one that continues it. Both
-really label, with a stand-in for the model that takes no time, and stop after some units (``--limit``). Those of them
-that were committed while the start ended are the unit files that are read; finished ones cannot be read here at all.
+HTTP as S3 does, each request after 100 ms. A tenth of the shards are finished, with four units each; in the end a run
+of a billion images is continued in which all shards but 1,000 are. Every start is a process of its own: first one on a
+new run, which writes the snapshot of the input, then one that continues it. Both really label, with a stand-in for the
+model that takes no time, and stop after some units (``--limit``). Those of them that were committed while the start
+ended are the unit files that are read; finished ones cannot be read here at all.
 
 The driver's own time per unit is the CPU time of its process, all threads, between the first and the last unit.
 """
@@ -30,6 +31,7 @@ UNITS_PER_SHARD = 4
 IMAGES_PER_SHARD = 8
 UNITS_TO_LABEL = 200
 LATENCY_S = 0.1  # of a request to a real store
+ALMOST_DONE = (1_000_000, 999_000)  # shards of 1,000 images, and how many of them are finished
 
 
 @dataclass(frozen=True)
@@ -89,24 +91,24 @@ def start_run(endpoint_url: str, units: int) -> tuple[float, float, float, float
     )
 
 
-def measure(num_shards: int) -> list[Start]:
-    """A new run and its continuation."""
+def measure(num_shards: int, finished: int, num_starts: int) -> list[Start]:
+    """A new run and its continuation, as far as so many starts go."""
     with tempfile.TemporaryDirectory() as folder:
         tar = Path(folder) / "shard.tar"
         write_tar(tar, [(f"{n:04d}.png", plain_image((n, 90, 200))) for n in range(IMAGES_PER_SHARD)])
-        content = Content(num_shards, num_shards // 10, UNITS_PER_SHARD, shard_file=str(tar), latency_s=LATENCY_S)
+        content = Content(num_shards, finished, UNITS_PER_SHARD, shard_file=str(tar), latency_s=LATENCY_S)
         starts = []
         with run_vast_s3(Path(folder), content) as server:
             keep_totals(server)
             server.counts(forget=True)
-            for _ in range(2):
+            for _ in range(num_starts):
                 figures = in_fresh_process(start_run, server.endpoint_url, UNITS_TO_LABEL)
                 starts.append(Start(*figures, requests=dict(server.counts(forget=True))))
         return starts
 
 
-def row(num_shards: int, kind: str, start: Start) -> list[str]:
-    keys = num_shards + num_shards // 10 * UNITS_PER_SHARD
+def row(num_shards: int, finished: int, kind: str, start: Start) -> list[str]:
+    keys = num_shards + finished * UNITS_PER_SHARD
     return [
         f"{num_shards:,} {kind}",
         f"{keys:,}",
@@ -125,13 +127,19 @@ def main() -> None:
     sizes = (1_000, 10_000) if options.quick else (1_000, 10_000, 100_000, 1_000_000)
     rows, figures = [], {}
     for num_shards in sizes:
-        starts = measure(num_shards)
+        finished = num_shards // 10
+        starts = measure(num_shards, finished, 2)
         figures[num_shards] = [vars(start) for start in starts]
-        rows += [row(num_shards, kind, start) for kind, start in zip(("new", "continued"), starts, strict=True)]
+        rows += [row(num_shards, finished, *told) for told in zip(("new", "continued"), starts, strict=True)]
         print(f"{num_shards:,} shards: done, load {load_now()}", flush=True)
+    almost = {}
+    if not options.quick:
+        (start,) = measure(*ALMOST_DONE, 1)
+        rows.append(row(*ALMOST_DONE, "almost done", start))
+        almost = vars(start)
     headers = ["shards", "keys", "s to plan", "s to first unit", "driver, MB", "driver ms/unit", "LISTs", "unit reads"]
     print_table(headers, rows)
-    finish(options, {"starts": figures}, load_before)
+    finish(options, {"starts": figures, "almost_done": almost}, load_before)
 
 
 if __name__ == "__main__":

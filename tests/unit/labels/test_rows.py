@@ -120,6 +120,7 @@ def test_a_bit_that_changes_in_a_page_is_noticed() -> None:
         try:
             found = read_whole(bytes(changed))
         except Exception as error:
-            assert is_damage(error), error
+            if not is_damage(error):
+                raise
         else:
             assert found.equals(expected), position
