@@ -52,10 +52,10 @@ def joined_counts(
             totals.add(path, counts)
     if len(chosen) < len(unknown):
         return None
-    if any(coverage.is_asked_twice(units) for units in _shards(coverage)):
-        return _read_rows(reader, coverage) if may_read_rows else None
     known_errors, images, errors, instances = totals.errors(), 0, Counter[str](), Counter[int]()
     for units in _shards(coverage):
+        if coverage.is_asked_twice(units):
+            return _read_rows(reader, coverage) if may_read_rows else None
         images += _num_images(units)
         with_errors = {unit: kinds for unit in units if (kinds := known_errors.get(file_id(unit.path)))}
         if not may_read_rows and _need_rows(with_errors):

@@ -213,7 +213,7 @@ def plan_run(
         images_total=images_total,
         images_done=images_done,
         images_to_do=None if images_total is None else images_total - images_done,
-        units_done=sum(1 for _ in coverage.iter_units()),
+        units_done=coverage.num_wanted_units,
         layers=_planned_layers(prepared, coverage, missing, counts),
         rows_to_retry=retries,
         cores_per_gpu=cores_per_gpu(len(vocabulary.prompts)),

@@ -17,6 +17,7 @@ from sam3lt_ray.errors import (
 from sam3lt_ray.labels.images_ahead import ImagesAhead
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.pipeline.bookkeeping import Bookkeeping
+from sam3lt_ray.pipeline.collector import collector_paused
 from sam3lt_ray.pipeline.error_budget import ErrorBudget
 from sam3lt_ray.pipeline.first_look import find_wrong_input
 from sam3lt_ray.pipeline.lost_hosts import hanging_up_on_lost_hosts
@@ -94,6 +95,7 @@ class RunSession:
             return self._finish("over_error_budget", f"{_describe_wrong_input(wrong)} {_ADVICE}")
         return self._work_off(work, "Every image has its row.")
 
+    @collector_paused()
     def _plan_missing(self) -> list[LayerWork]:
         """What there is to ask. All else that is known of a million shards goes before labeling begins."""
         coverage = self._present_coverage()
@@ -130,7 +132,7 @@ class RunSession:
     def _announce(self, coverage: Coverage) -> None:
         vanished = set(self._prepared.snapshot.vanished)
         ahead = ImagesAhead.look(self._prepared.shards, coverage, vanished)
-        self._books.announce(ahead, done_units=sum(1 for _ in coverage.iter_units()))
+        self._books.announce(ahead, done_units=coverage.num_wanted_units)
 
     def _work_off(self, work: list[LayerWork], message: str, status: RunStatus = "done") -> RunSummary:
         try:
@@ -209,6 +211,7 @@ class RunSession:
             f"{'; '.join(reasons)}{more}. Nothing that was labeled is lost; the same command tries the rest again."
         )
 
+    @collector_paused()
     def _finish(self, status: RunStatus, message: str) -> RunSummary:
         is_large = self._units_before + self._books.tally.units > _MAX_UNITS_LISTED_IN_HASTE
         coverage = None if status == "interrupted" and is_large else self._prepared.coverage()

@@ -211,7 +211,7 @@ def summarize(
         "complete": None if shards.open is None else shards.open == 0,
         "shards": shards.total,
         "shards_open": shards.open,
-        "units": None if coverage is None else sum(1 for _ in coverage.iter_units()),
+        "units": None if coverage is None else coverage.num_wanted_units,
         "images": None if total is None else _images(total),
         "errors": None if total is None else dict(total.errors),
         "causes": causes,

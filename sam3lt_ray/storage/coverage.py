@@ -123,6 +123,17 @@ class Coverage:
         """Committed units of all layers, in whatever edition."""
         return sum(ledger.num_units for ledger in self._ledgers.values())
 
+    @property
+    def num_wanted_units(self) -> int:
+        """As many as :meth:`iter_units` yields, without making any of them: there may be millions."""
+        ledgers = [self._ledgers[name] for name in self.answers]
+        return sum(
+            ledger.num_units_of(shard_dir)
+            for ledger in ledgers
+            for shard_dir in ledger.shard_dirs()
+            if self._is_present(shard_dir)
+        )
+
     def num_images(self, shard: Shard) -> int:
         """Images of the shard that have a row."""
         return sum(unit.range.count for unit in self.units(shard))

@@ -20,6 +20,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sam3lt_ray.config.schema import Config
 from tests.benchmarks.measuring import UnitClock, finish, in_fresh_process, load_now, print_table, read_options
@@ -30,6 +31,7 @@ from tests.standin import load_standin, plain_image, write_tar
 UNITS_PER_SHARD = 4
 IMAGES_PER_SHARD = 8
 UNITS_TO_LABEL = 200
+KINDS = ("new", "continued")
 LATENCY_S = 0.1  # of a request to a real store
 ALMOST_DONE = (1_000_000, 999_000)  # shards of 1,000 images, and how many of them are finished
 
@@ -91,8 +93,8 @@ def start_run(endpoint_url: str, units: int) -> tuple[float, float, float, float
     )
 
 
-def measure(num_shards: int, finished: int, num_starts: int) -> list[Start]:
-    """A new run and its continuation, as far as so many starts go."""
+def measure(num_shards: int, finished: int) -> list[Start]:
+    """A new run and its continuation."""
     with tempfile.TemporaryDirectory() as folder:
         tar = Path(folder) / "shard.tar"
         write_tar(tar, [(f"{n:04d}.png", plain_image((n, 90, 200))) for n in range(IMAGES_PER_SHARD)])
@@ -101,16 +103,15 @@ def measure(num_shards: int, finished: int, num_starts: int) -> list[Start]:
         with run_vast_s3(Path(folder), content) as server:
             keep_totals(server)
             server.counts(forget=True)
-            for _ in range(num_starts):
+            for _ in KINDS:
                 figures = in_fresh_process(start_run, server.endpoint_url, UNITS_TO_LABEL)
                 starts.append(Start(*figures, requests=dict(server.counts(forget=True))))
         return starts
 
 
-def row(num_shards: int, finished: int, kind: str, start: Start) -> list[str]:
-    keys = num_shards + finished * UNITS_PER_SHARD
+def row(name: str, keys: int, start: Start) -> list[str]:
     return [
-        f"{num_shards:,} {kind}",
+        name,
         f"{keys:,}",
         f"{start.planned_s:.1f}",
         f"{start.first_unit_s:.1f}",
@@ -121,25 +122,24 @@ def row(num_shards: int, finished: int, kind: str, start: Start) -> list[str]:
     ]
 
 
+def _measure_into(rows: list[list[str]], num_shards: int, finished: int, title: str) -> list[dict[str, Any]]:
+    starts = measure(num_shards, finished)
+    keys = num_shards + finished * UNITS_PER_SHARD
+    rows += [row(f"{title}{num_shards:,} {kind}", keys, one) for kind, one in zip(KINDS, starts, strict=True)]
+    print(f"{title}{num_shards:,} shards: done, load {load_now()}", flush=True)
+    return [vars(one) for one in starts]
+
+
 def main() -> None:
     options, load_before = read_options(__doc__), load_now()
     os.environ.update(credential_environment())
     sizes = (1_000, 10_000) if options.quick else (1_000, 10_000, 100_000, 1_000_000)
-    rows, figures = [], {}
-    for num_shards in sizes:
-        finished = num_shards // 10
-        starts = measure(num_shards, finished, 2)
-        figures[num_shards] = [vars(start) for start in starts]
-        rows += [row(num_shards, finished, *told) for told in zip(("new", "continued"), starts, strict=True)]
-        print(f"{num_shards:,} shards: done, load {load_now()}", flush=True)
-    almost = {}
-    if not options.quick:
-        (start,) = measure(*ALMOST_DONE, 1)
-        rows.append(row(*ALMOST_DONE, "almost done", start))
-        almost = vars(start)
+    rows: list[list[str]] = []
+    figures = {size: _measure_into(rows, size, size // 10, "") for size in sizes}
+    almost_done = [] if options.quick else _measure_into(rows, *ALMOST_DONE, "almost done: ")
     headers = ["shards", "keys", "s to plan", "s to first unit", "driver, MB", "driver ms/unit", "LISTs", "unit reads"]
     print_table(headers, rows)
-    finish(options, {"starts": figures, "almost_done": almost}, load_before)
+    finish(options, {"starts": figures, "almost_done": almost_done}, load_before)
 
 
 if __name__ == "__main__":

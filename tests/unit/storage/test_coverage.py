@@ -72,6 +72,7 @@ def test_units_of_another_content_do_not_count() -> None:
     found = Coverage(LAYERS, ALL, editions).add_paths([old, new])
     assert [unit.range for unit in found.units(edition)] == [UNITS[1]]
     assert [unit.path for unit in found.iter_units()] == [new]
+    assert found.num_wanted_units == 1
     assert [unit.path for unit in found.outdated_units()] == [old]
     assert found.gaps(edition)[0] == Gap(0, 10, frozenset({1, 2, 3}))
 
@@ -97,6 +98,7 @@ def test_committed_units_and_gaps_ask_every_image_every_label(committed: set[tup
     assert asked | set(missing) == {(index, label_id) for index in range(40) for label_id in ALL}
     done = [index for index in range(40) if all((index, label_id) in asked for label_id in ALL)]
     assert found.num_done(SHARD) == len(done)
+    assert found.num_wanted_units == len(list(found.iter_units()))
     chosen = [index for unit in found.units(SHARD) for index in range(unit.range.first, unit.range.end)]
     assert sorted(set(chosen)) == chosen
     assert set(chosen) == {index for _, unit in committed for index in range(unit.first, unit.end)}
