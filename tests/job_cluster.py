@@ -151,7 +151,7 @@ def started_head(folder: Path, environment: Mapping[str, str], place: Place = HE
 @contextmanager
 def started_node(
     folder: Path, name: str, environment: Mapping[str, str], *options: str, place: Place = HERE
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """One ``ray start``, in a folder of its own below this one.
 
     Args:
@@ -169,13 +169,7 @@ def started_node(
     with (
         (place_of_node / "log").open("w") as log,
         subprocess.Popen(
-            command,
-            cwd=place_of_node,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            text=True,
+            command, cwd=place_of_node, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         ) as process,
     ):
         try:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sam3lt_ray.errors import ImageError
 from sam3lt_ray.labels.causes import add_up_causes, cause_of
@@ -25,6 +24,7 @@ from sam3lt_ray.labels.schema import (
     SCHEMA_VERSION,
 )
 from sam3lt_ray.records import EncodedImage, ImageLabels, Instance, Unit, image_id
+from sam3lt_ray.storage.parquet_files import encode_parquet
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,7 @@ def encode_unit_file(unit: Unit, rows: Sequence[dict[str, Any]], provenance: Pro
         META_COUNTS: _json(count_rows(rows).to_json()),
     }
     table = pa.Table.from_pylist(list(rows), schema=LABEL_SCHEMA).replace_schema_metadata(metadata)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_statistics=False, write_page_checksum=True)
-    return sink.getvalue().to_pybytes()
+    return encode_parquet(table, write_statistics=False)
 
 
 def count_rows(rows: Sequence[Mapping[str, Any]]) -> UnitCounts:

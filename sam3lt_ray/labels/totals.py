@@ -16,11 +16,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.storage.ledger import parse_unit_path
-from sam3lt_ray.storage.parquet_files import read_whole
+from sam3lt_ray.storage.parquet_files import encode_parquet, read_whole
 from sam3lt_ray.storage.store import RunStore
 
 TOTALS_PATH: Final = "totals.parquet"
@@ -133,16 +132,9 @@ class RunTotals:
             pa.array([one.ids.astype("<u8").tobytes() for one in self._sums], pa.large_binary()),
             pa.array([_encode_counts(one) for one in self._sums], pa.string()),
         ]
-        sink = pa.BufferOutputStream()
+        table = pa.Table.from_arrays(columns, schema=_SCHEMA)
         # Hashes do not compress.
-        pq.write_table(
-            pa.Table.from_arrays(columns, schema=_SCHEMA),
-            sink,
-            compression="none",
-            write_statistics=False,
-            write_page_checksum=True,
-        )
-        self.store.replace(TOTALS_PATH, sink.getvalue().to_pybytes())
+        self.store.replace(TOTALS_PATH, encode_parquet(table, compression="none", write_statistics=False))
 
     def _take_in_new(self) -> None:
         """Make sums of the files that this start committed or read."""

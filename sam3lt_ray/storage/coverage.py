@@ -128,7 +128,7 @@ class Coverage:
         """As many as :meth:`iter_units` yields, without making any of them: there may be millions."""
         ledgers = [self._ledgers[name] for name in self.answers]
         return sum(
-            ledger.num_units_of(shard_dir)
+            len(ledger.units(shard_dir))
             for ledger in ledgers
             for shard_dir in ledger.shard_dirs()
             if self._is_present(shard_dir)

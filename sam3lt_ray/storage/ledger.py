@@ -156,10 +156,6 @@ class Ledger:
         """Committed units of all shards."""
         return sum(map(len, self._units.values()))
 
-    def num_units_of(self, shard_dir: str) -> int:
-        """Committed units of a shard."""
-        return len(self._units.get(shard_dir, ()))
-
     def units(self, shard_dir: str) -> tuple[UnitRange, ...]:
         """Committed units of a shard, in order."""
         return tuple(self._units.get(shard_dir, ()))

@@ -1,4 +1,4 @@
-"""Opening Parquet files so that no thread of Arrow's holds a Python object.
+"""Parquet files as this package writes them, and opening them so that no thread of Arrow's holds a Python object.
 
 Arrow's pools outlive Python. A thread of theirs that lets go of a Python file, or of bytes, while the interpreter shuts
 down needs the GIL, which is not there any more, and the process is aborted (SIGABRT) after its work was done. So all is
@@ -8,12 +8,21 @@ read in the thread that asks: pyarrow.parquet.read_table cannot do that, because
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 ParquetSource = bytes | BinaryIO | pa.NativeFile
+
+
+def encode_parquet(
+    table: pa.Table, *, compression: Literal["zstd", "none"] = "zstd", write_statistics: bool = True
+) -> bytes:
+    """A file of one table, whose pages carry checksums; the same table gives the same bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression=compression, write_statistics=write_statistics, write_page_checksum=True)
+    return sink.getvalue().to_pybytes()
 
 
 def open_parquet(source: ParquetSource, *, buffer_size: int = 0) -> pq.ParquetFile:

@@ -10,14 +10,13 @@ from itertools import repeat
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sam3lt_ray.config.schema import OnChanged
 from sam3lt_ray.errors import RunMismatchError
 from sam3lt_ray.records import LooseFile, Shard
 from sam3lt_ray.storage.damage import is_damage
 from sam3lt_ray.storage.ledger import shard_directory
-from sam3lt_ray.storage.parquet_files import iter_batches, open_parquet, read_whole
+from sam3lt_ray.storage.parquet_files import encode_parquet, iter_batches, open_parquet, read_whole
 from sam3lt_ray.storage.store import RunStore
 
 SNAPSHOT_PATH: Final = "input/shards.parquet"
@@ -98,9 +97,7 @@ def write_snapshot(store: RunStore, shards: Sequence[Shard]) -> None:
         else pa.array(members, field.type)
         for field in _FIELDS
     ]
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_arrays(columns, schema=_SCHEMA), sink, compression="zstd", write_page_checksum=True)
-    store.replace(SNAPSHOT_PATH, sink.getvalue().to_pybytes())
+    store.replace(SNAPSHOT_PATH, encode_parquet(pa.Table.from_arrays(columns, schema=_SCHEMA)))
 
 
 def read_editions(store: RunStore) -> dict[str, str]:
