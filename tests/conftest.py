@@ -11,6 +11,8 @@ import pytest
 # Read when Triton is imported, which torch may do at any time: without a GPU its kernels run in its interpreter.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# Ray's workers give way to every other process (niceness 15); beside a busy one tests would take many times as long.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from tests.local_ray import local_ray  # noqa: F401  (fixtures are found by their names in this module)
 from tests.servers.fixtures import (  # noqa: F401  (fixtures are found by their names in this module)

@@ -144,7 +144,8 @@ def started_head(folder: Path, environment: Mapping[str, str], place: Place = HE
     options += [f"--ray-client-server-port={client}", "--num-cpus=0", f"--temp-dir={folder}/ray"]
     with started_node(folder, "head", whole, *options, place=place):
         cluster = JobCluster(f"http://{place.address}:{dashboard}", f"{place.address}:{port}", whole, folder)
-        cluster.wait_until(lambda: _answers(cluster), "head")
+        # Until it lists itself, too: a worker has joined when there is a node more than before.
+        cluster.wait_until(lambda: _answers(cluster) and _nodes(cluster) == 1, "head")
         yield cluster
 
 

@@ -1,4 +1,4 @@
-"""Two nodes without GPUs beside one with a GPU: both of the two read, the third labels and does nothing else."""
+"""Two nodes without GPUs beside one with GPUs: both of the two read, the third labels and does nothing else."""
 
 from __future__ import annotations
 
@@ -14,30 +14,36 @@ from sam3lt_ray.storage.store import open_store
 from tests.job_cluster import ROOT, started_head, worker_address
 from tests.place import Place
 from tests.run_checks import assert_exact
+from tests.servers.moto_s3 import MotoS3
 from tests.standin import plain_image, write_tar
 
-# One read task each, and Ray draws a node for each of them: that it draws the same one every time is out of question.
-SHARDS = 32
+# Three actors read six shards at once, which a node with one CPU has no room for: both must. Fewer that read stay where
+# chance has put the first ones, because Ray gives the next task to the worker that has just done one.
+GPUS, SHARDS, SECONDS_PER_READ = 3, 20, 1.0
 CPU_NODES, GPU_NODE = (worker_address(0), worker_address(1)), worker_address(2)
 
 
-def test_reading_is_spread_over_the_nodes_without_gpus(tmp_path: Path) -> None:
+def test_reading_is_spread_over_the_nodes_without_gpus(moto_s3: MotoS3, tmp_path: Path) -> None:
+    bucket = moto_s3.new_bucket()
     for number in range(SHARDS):
-        write_tar(tmp_path / "shards" / f"{number}.tar", [("a.png", plain_image((number, 80, 90), (44, 31)))])
+        write_tar(tmp_path / "shard.tar", [("a.png", plain_image((number, 80, 90), (44, 31)))])
+        bucket.put(f"{number}.tar", (tmp_path / "shard.tar").read_bytes())
+    moto_s3.delay_next(SECONDS_PER_READ, 1000, kind="GetObject")
     run = tmp_path / "run"
     config = {
         "run": {"output": str(run)},
-        "input": {"format": "webdataset", "uri": str(tmp_path / "shards")},
+        "input": {"format": "webdataset", "uri": bucket.uri()},
         "vocabulary": ["red circle"],
         "compute": {"device": "cuda", "precision": "fp32"},
+        "storage": {"endpoint_url": moto_s3.endpoint_url},
     }
     config_file = tmp_path / "config.json"
     config_file.write_text(json.dumps(config))
     with tempfile.TemporaryDirectory(prefix="read-") as short, ExitStack() as stack:
         cluster = stack.enter_context(started_head(Path(short), {}))
         for address in CPU_NODES:
-            stack.enter_context(cluster.started_worker(address, "--num-cpus=2", place=Place(address)))
-        gpu = "--num-cpus=2", "--num-gpus=1"
+            stack.enter_context(cluster.started_worker(address, "--num-cpus=1", place=Place(address)))
+        gpu = "--num-cpus=6", f"--num-gpus={GPUS}"
         stack.enter_context(cluster.started_worker(GPU_NODE, *gpu, place=Place(GPU_NODE)))
         done = subprocess.run(
             [sys.executable, "-m", "tests.label_with_standin", str(config_file)],
@@ -45,7 +51,7 @@ def test_reading_is_spread_over_the_nodes_without_gpus(tmp_path: Path) -> None:
             env={**cluster.environment, "RAY_ADDRESS": cluster.ray_address},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=180,
             check=False,
         )
     assert done.returncode == 0, done.stderr
