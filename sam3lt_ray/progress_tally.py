@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sam3lt_ray.durations import format_duration
+from sam3lt_ray.terminal import count_of
 
 
 @dataclass
@@ -76,14 +77,15 @@ class Tally:
         """The counts in one line."""
         about = "~" if self.is_estimate else ""
         # Whole units are committed, so a start may come out somewhat above its limit.
-        of_total = "" if self.total_images is None else f" of {about}{max(self.total_images, self.done_images):,}"
-        parts = [f"{self.done_images:,}{of_total} images"]
+        done, total = self.done_images, self.total_images
+        parts = [count_of(done, "image")]
+        if total is not None:
+            parts = [f"{done:,} of {about}{count_of(max(total, done), 'image')}"]
         if self.images_per_s is not None:
             parts.append(f"{self.images_per_s:.1f} images/s")
         if self.remaining_s is not None:
             parts.append(f"{about}{format_duration(self.remaining_s)} left")
-        parts.append(f"{self.instances:,} instances")
-        parts.append(f"{self.errors:,} {'error' if self.errors == 1 else 'errors'}")
+        parts += [count_of(self.instances, "instance"), count_of(self.errors, "error")]
         if self.busy_share is not None:
             parts.append(f"devices {100 * self.busy_share:.0f} % busy")
         return ", ".join(parts)

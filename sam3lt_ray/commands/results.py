@@ -121,7 +121,8 @@ def compact(
         print_json(asdict(summary))
         return
     part = "" if summary.complete else "; the run is not complete"
-    print(f"{summary.rows:,} images in {summary.files:,} files, {summary.size_bytes / 1e6:,.1f} MB{part}")
+    size = f"{summary.size_bytes / 1e6:,.1f} MB"
+    print(f"{count_of(summary.rows, 'image')} in {count_of(summary.files, 'file')}, {size}{part}")
     print(summary.location)
 
 

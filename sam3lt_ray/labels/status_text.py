@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sam3lt_ray.durations import format_rough_duration
+from sam3lt_ray.terminal import count_of
 
 if TYPE_CHECKING:
     from sam3lt_ray.labels.status import HolderState, RunState
@@ -54,7 +55,7 @@ def _describe_rest(state: RunState) -> str:
         return "unknown until a shard is done"
     about = "about " if state.images_left_is_estimate else ""
     time = "" if state.remaining_s is None else f", about {format_rough_duration(state.remaining_s)} at this rate"
-    return f"{about}{state.images_left:,} images{time}"
+    return f"{about}{count_of(state.images_left, 'image')}{time}"
 
 
 def _rate(images_per_s: float) -> str:

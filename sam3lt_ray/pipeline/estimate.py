@@ -264,10 +264,10 @@ def _describe_rate(
     rounds = f" in {count_of(len(found.rates), 'round')} ({low:.3g} to {high:.3g} images/s)"
     layers = f"; each of {len(measured)} sets of labels" if len(measured) > 1 else ""
     default = ", as no rate was given (--calibrate N, --images-per-second R)" if is_default else ""
-    return f"measured on {first.images:,} images{errors}{rounds}, by {where}{layers}{default}"
+    return f"measured on {count_of(first.images, 'image')}{errors}{rounds}, by {where}{layers}{default}"
 
 
 def _describe_output(measured: Calibration | None, outputs: Mapping[_LabelIds, OutputSize]) -> str | None:
     if measured is not None:
-        return f"from the labels of {measured.rounds[0][0].images:,} images"
+        return f"from the labels of {count_of(measured.rounds[0][0].images, 'image')}"
     return "from units that are committed" if outputs else None

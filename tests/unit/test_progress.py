@@ -57,6 +57,15 @@ def test_unknown_total_is_left_out() -> None:
     assert tally.describe() == "5 images, 2.5 images/s, 3 instances, 0 errors"
 
 
+def test_one_of_each_is_said_as_people_say_it() -> None:
+    tally = Tally(clock=Clock())
+    tally.plan(None, 0, 0)
+    tally.add(images=1, errors=1, instances=1)
+    assert tally.describe() == "1 image, 1 instance, 1 error"
+    tally.plan(total_images=1, done_images=0, done_units=0)
+    assert tally.describe().startswith("1 of 1 image,")
+
+
 def test_a_guessed_total_is_marked_and_never_under_what_is_done() -> None:
     clock = Clock()
     tally = Tally(clock=clock)
