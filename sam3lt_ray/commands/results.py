@@ -48,9 +48,7 @@ def export_coco(
     as_json: AsJson = False,
 ) -> None:
     """Write COCO JSON into the run directory, or elsewhere."""
-    folder, slash, name = (output or "").rpartition("/")
-    if output is not None and not name:
-        raise typer.BadParameter(f"{output!r} is a folder; name a file in it.", param_hint="--output")
+    elsewhere = None if output is None else _folder_and_name(output)
     uri, storage = locate_run(run, config, overrides)
 
     from sam3lt_ray.exports.coco import export_coco as write_coco
@@ -59,9 +57,9 @@ def export_coco(
     from sam3lt_ray.storage.store import open_store
 
     reader = RunReader(open_store(uri, storage))
-    target = reader.store if output is None else open_store(folder or slash or ".", storage)
+    target, name = (reader.store, None) if elsewhere is None else (open_store(elsewhere[0], storage), elsewhere[1])
     completeness = read_completeness(reader)
-    summary = write_coco(reader, target, kind=kind, score_threshold=score_threshold, path=name or None)
+    summary = write_coco(reader, target, kind=kind, score_threshold=score_threshold, path=name)
     _warn(completeness.remark())
     if as_json:
         print_json(asdict(summary) | completeness.to_json())
@@ -183,8 +181,17 @@ def _read_map(pairs: list[str]) -> dict[str, str]:
     return label_of
 
 
-def report(run: RunLocation = None, config: ConfigFiles = None, overrides: Overrides = None) -> None:
+def report(
+    run: RunLocation = None,
+    config: ConfigFiles = None,
+    overrides: Overrides = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write here, not to report/index.html of the run."),
+    ] = None,
+) -> None:
     """Write a page with numbers, a table of labels and a contact sheet; it shows the last evaluation, if any."""
+    elsewhere = None if output is None else _folder_and_name(output)
     uri, storage = locate_run(run, config, overrides)
 
     from sam3lt_ray.labels.completeness import read_completeness
@@ -194,8 +201,20 @@ def report(run: RunLocation = None, config: ConfigFiles = None, overrides: Overr
 
     store = open_store(uri, storage)
     completeness = read_completeness(RunReader(store))
-    print_text(report_run(store, storage))
+    if elsewhere is None:
+        print_text(report_run(store, storage))
+    else:
+        folder, name = elsewhere
+        print_text(report_run(store, storage, open_store(folder, storage), name))
     _warn(completeness.remark())
+
+
+def _folder_and_name(output: str) -> tuple[str, str]:
+    """Where a file goes that is not written into the run directory."""
+    folder, slash, name = output.rpartition("/")
+    if not name:
+        raise typer.BadParameter(f"{output!r} is a folder; name a file in it.", param_hint="--output")
+    return folder or slash or ".", name
 
 
 def _warn(sentence: str | None) -> None:

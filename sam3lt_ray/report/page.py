@@ -41,8 +41,9 @@ def write_report(
     evaluation: EvaluationReport | None,
     images: Callable[[LabeledImage], bytes | None],
     max_images: int = 24,
+    path: str = REPORT_PATH,
 ) -> str:
-    """Write report/index.html into the run directory, replacing an earlier one.
+    """Write the page of a run, replacing an earlier one.
 
     Args:
         reader: The run.
@@ -51,6 +52,7 @@ def write_report(
         evaluation: The run's evaluation, if there is one.
         images: Fetches the file of an image; None: it is not there any more, and a grey area takes its place.
         max_images: Pictures on the contact sheet.
+        path: Of the page in the store.
 
     Returns:
         Location of the page.
@@ -78,8 +80,8 @@ def write_report(
         session=summary.get("session") or {},
         provenance=_provenance(reader.run),
     )
-    store.replace(REPORT_PATH, page.encode())
-    return store.location(REPORT_PATH)
+    store.replace(path, page.encode())
+    return store.location(path)
 
 
 @dataclass(frozen=True, slots=True)

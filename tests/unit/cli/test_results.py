@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ def store(tmp_path: Path) -> RunStore:
     mask = np.zeros((48, 80), dtype=bool)
     mask[5:30, 10:60] = True
     found = make_instance(mask, label_id=3, score=0.9)
-    store = make_run(tmp_path / "run", [make_image("0", presence={3: 0.9}, instances=[found])], [CAT])
+    config = {"labeling": {"score_threshold": 0.5}, "input": {"format": "webdataset", "uri": "/in"}}
+    images = [make_image("0", presence={3: 0.9}, instances=[found])]
+    store = make_run(tmp_path / "run", images, [CAT], config=config)
     write_snapshot(store, [Shard(f"shard-{number}.tar", f"/in/shard-{number}.tar") for number in range(2)])
     return store
 
@@ -68,6 +71,29 @@ def test_an_export_goes_where_it_is_wanted(
         assert sorted(file.name for file in folder.iterdir()) == names
     assert [item.path for item in store.list("")] == before
     assert main(["export", "coco", store.uri, "-o", f"{tmp_path}/"]) == 2
+
+
+def test_a_report_goes_where_it_is_wanted(
+    store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(type(store), "replace", refused_inside(tmp_path / "run", type(store).replace))
+    page = tmp_path / "elsewhere" / "page.html"
+    assert main(["report", store.uri, "-o", str(page)]) == 0
+    told = capsys.readouterr()
+    assert told.out.strip() == str(page)
+    assert REMARK in told.err
+    assert "<html" in page.read_text()
+    assert main(["report", store.uri, "-o", f"{tmp_path}/"]) == 2
+    assert main(["report", store.uri]) == 2, "the run may only be read"
+
+
+def refused_inside(folder: Path, replace: Callable[[RunStore, str, bytes], None]) -> Callable[..., None]:
+    def refusing(store: RunStore, path: str, data: bytes) -> None:
+        if store.uri == str(folder):
+            raise InputError("This user may not write here.")
+        replace(store, path, data)
+
+    return refusing
 
 
 def test_a_measurement_of_part_of_a_run_says_so(
