@@ -65,7 +65,7 @@ test-rest: $(VENV)/.tools
 test-cluster: $(VENV)/.tools
 	@SAM3LT_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/integration/test_cluster_job.py $(PYTEST_OPTIONS)
 
-# Most of an hour: many trials of each fault. FAULTS_JSON=FILE collects the table over several calls, such as one for each
+# An hour: many trials of each fault. FAULTS_JSON=FILE collects the table over several calls, such as one for each
 # file or, with PYTEST_OPTIONS="-k part0", for a part of the long tests.
 faults: $(VENV)/.tools
 	@$(BIN)/python -m pytest tests/faults --faults-long $(if $(FAULTS_JSON),--faults-json $(FAULTS_JSON)) $(PYTEST_OPTIONS)
