@@ -78,9 +78,8 @@ class Tally:
         about = "~" if self.is_estimate else ""
         # Whole units are committed, so a start may come out somewhat above its limit.
         done, total = self.done_images, self.total_images
-        parts = [count_of(done, "image")]
-        if total is not None:
-            parts = [f"{done:,} of {about}{count_of(max(total, done), 'image')}"]
+        of_total = "" if total is None else f"{done:,} of {about}{count_of(max(total, done), 'image')}"
+        parts = [of_total or count_of(done, "image")]
         if self.images_per_s is not None:
             parts.append(f"{self.images_per_s:.1f} images/s")
         if self.remaining_s is not None:
