@@ -13,7 +13,7 @@ import ray
 
 from sam3lt_ray.config.schema import ComputeSettings
 from sam3lt_ray.errors import UsageError
-from sam3lt_ray.pipeline.ray_session import LOCAL_OBJECT_STORE_BYTES
+from sam3lt_ray.pipeline.ray_session import LOCAL_OBJECT_STORE_BYTES, LOCAL_RAY, address_of_ray, await_answer
 
 CPUS_PER_CPU_ACTOR: Final = 4.0
 # What a task that reads reserves. Where actors leave less than one of them, a run stands still.
@@ -141,25 +141,57 @@ def plan_actors(settings: ComputeSettings, weight_bytes: int, *, may_grow: bool 
     return _let_grow(planned, settings, nodes) if may_grow else planned
 
 
-def plan_local_actors(settings: ComputeSettings, weight_bytes: int, num_gpus: int) -> ActorResources:
+def plan_local_actors(settings: ComputeSettings, weight_bytes: int) -> ActorResources:
     """What :func:`plan_actors` would say on this machine alone, without a Ray that could be asked.
 
     Args:
         settings: As there.
         weight_bytes: As there.
-        num_gpus: GPUs of this machine.
 
     Raises:
         UsageError: As there.
     """
+    node = _this_machine(settings.device, len(os.sched_getaffinity(0)))
+    return _fit_actors(settings, weight_bytes, [node], may_grow=False)
+
+
+def refuse_unusable_compute(settings: ComputeSettings, weight_bytes: int) -> None:
+    """Refuse what would be refused when labeling begins, as far as that can be known without starting Ray.
+
+    For a new run, before anything is written or discarded for it.
+
+    Args:
+        settings: As in :func:`plan_actors`.
+        weight_bytes: As there.
+
+    Raises:
+        UsageError: The named cluster does not answer, or this machine has not what is asked of it.
+    """
+    if ray.is_initialized():
+        plan_actors(settings, weight_bytes)
+    elif (address := address_of_ray(settings)) != LOCAL_RAY:
+        await_answer(address)
+    elif settings.device == "cuda" or settings.cpus_per_actor != "auto":  # nothing else is ever refused
+        # Ray counts the cores of the machine, also those that this process may not use.
+        node = _this_machine(settings.device, os.cpu_count() or 1)
+        _fit_actors(settings, weight_bytes, [node], may_grow=False)
+
+
+def _this_machine(device: str, num_cpus: int) -> dict[str, float]:
+    """Its resources, as Ray would list them; GPUs are those that torch sees, if any may be used."""
     meminfo = Path("/proc/meminfo").read_text()
     available = int(meminfo.split("MemAvailable:")[1].split()[0]) * 1024
-    node = {
-        "CPU": float(len(os.sched_getaffinity(0))),
-        "GPU": float(num_gpus),
+    return {
+        "CPU": float(num_cpus),
+        "GPU": 0.0 if device == "cpu" else float(_num_gpus()),
         "memory": float(max(0, available - LOCAL_OBJECT_STORE_BYTES)),
     }
-    return _fit_actors(settings, weight_bytes, [node], may_grow=False)
+
+
+def _num_gpus() -> int:
+    from sam3lt_ray.engine.devices import num_cuda_devices  # torch is not for every driver
+
+    return num_cuda_devices()
 
 
 def _fit_actors(

@@ -139,9 +139,7 @@ def estimate_run(
     }
     resources, measured = None, {}
     if options.calibrate is not None:
-        resources = plan_local_actors(
-            config.compute, prepared.checkpoint.weight_bytes, _num_gpus(config.compute.device)
-        )
+        resources = plan_local_actors(config.compute, prepared.checkpoint.weight_bytes)
         measured = _calibrate({everything, *remaining}, prepared, sample.images, resources, load_engine)
     rates = {label_ids: _rate(measured.get(label_ids), resources, options) for label_ids in {everything, *remaining}}
     outputs = _outputs({everything, *remaining}, measured, prepared, coverage)
@@ -163,15 +161,6 @@ def estimate_run(
         images_per_s=rates[everything],
         output_from=_describe_output(measured.get(everything), outputs),
     )
-
-
-def _num_gpus(device: str) -> int:
-    """GPUs of this machine that the run would use."""
-    if device == "cpu":
-        return 0
-    from sam3lt_ray.engine.devices import num_cuda_devices
-
-    return num_cuda_devices()
 
 
 def _num_devices(resources: ActorResources | None, actors: int | Literal["auto"]) -> int:

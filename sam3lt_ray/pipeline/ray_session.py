@@ -21,6 +21,7 @@ from sam3lt_ray.pipeline.ray_watch import Endpoint, takes_connections
 
 # A Ray that we start ourselves holds the units in flight and nothing else.
 LOCAL_OBJECT_STORE_BYTES: Final = 1_000_000_000
+LOCAL_RAY: Final = "local"  # in place of an address
 # Names in Ray 2.60 of those that end by themselves. Its "Prefetcher" does not: it waits for work that never comes.
 _THREADS_OF_RAY_DATA: Final = ("iter_threaded", "StreamingExecutor", "ray-data-metadata-prefetch")
 _THREADS_END_WITHIN_S: Final = 5.0  # within the 30 s that a scheduler leaves, with all else that is to be done
@@ -56,13 +57,18 @@ def ray_session(settings: ComputeSettings, *, verbose: bool = False, log_format:
     # Ray Data reports every lost block with a traceback; what is missing is told at the end, with its reason.
     logging.getLogger("ray.data").setLevel(logging.INFO if verbose else logging.CRITICAL)
     with nullcontext() if verbose else quiet_native_stderr():
-        address = settings.ray_address or os.environ.get("RAY_ADDRESS") or "local"
+        address = address_of_ray(settings)
         _connect(address, level, log_to_driver=verbose, log_format=log_format)
         try:
-            yield address != "local"
+            yield address != LOCAL_RAY
         finally:
             _await_threads_of_ray_data()
             ray.shutdown()
+
+
+def address_of_ray(settings: ComputeSettings) -> str:
+    """The cluster that is named, or :data:`LOCAL_RAY`."""
+    return settings.ray_address or os.environ.get("RAY_ADDRESS") or LOCAL_RAY
 
 
 def _await_threads_of_ray_data() -> None:
@@ -79,9 +85,9 @@ def _await_threads_of_ray_data() -> None:
 
 def _connect(address: str, level: int, *, log_to_driver: bool, log_format: LogFormat) -> None:
     logging_config = ray.LoggingConfig(encoding="JSON") if log_format == "json" else None
-    if address == "local":
+    if address == LOCAL_RAY:
         ray.init(
-            address="local",
+            address=LOCAL_RAY,
             log_to_driver=log_to_driver,
             logging_level=level,
             logging_config=logging_config,
@@ -89,14 +95,14 @@ def _connect(address: str, level: int, *, log_to_driver: bool, log_format: LogFo
             object_store_memory=LOCAL_OBJECT_STORE_BYTES,
         )
         return
-    _await_answer(address)
+    await_answer(address)
     try:
         ray.init(address=address, log_to_driver=log_to_driver, logging_level=level, logging_config=logging_config)
     except ConnectionError as error:
         raise _no_answer(address, str(error)) from error
 
 
-def _await_answer(address: str) -> None:
+def await_answer(address: str) -> None:
     """Ask a while whether anybody listens: Ray itself waits for a wrong address for many minutes, deaf to signals.
 
     Raises:

@@ -10,6 +10,7 @@ from sam3lt_ray.config.schema import Config, OnExists
 from sam3lt_ray.errors import RetryableRunError
 from sam3lt_ray.inputs.listing import describe_files
 from sam3lt_ray.logs import LogFormat
+from sam3lt_ray.pipeline.actor_plan import refuse_unusable_compute
 from sam3lt_ray.pipeline.engine_factory import EngineFactory, segmenter_factory
 from sam3lt_ray.pipeline.fork import find_origin
 from sam3lt_ray.pipeline.prepare import PreparedRun, prepare_run
@@ -72,6 +73,8 @@ def label_run(
                 config = origin.forked_config
             prepared = prepare_run(config, base_dir, discard_existing=policy == "overwrite", origin=origin)
             apply_policy(prepared, policy, retry_errors=retry_errors)
+            if policy == "overwrite" or not prepared.exists:
+                refuse_unusable_compute(config.compute, prepared.checkpoint.weight_bytes)
             with Lease(prepared.store) as lease:
                 lease.acquire(listener.message)
                 write_run_files(prepared, lease, listener, overwrite=policy == "overwrite")
