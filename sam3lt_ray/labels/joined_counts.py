@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import compress, groupby
 from operator import attrgetter
 from typing import Final
+
+import numpy as np
+import numpy.typing as npt
 
 from sam3lt_ray.labels.footer import read_counts
 from sam3lt_ray.labels.reading import RunReader
@@ -18,7 +21,7 @@ from sam3lt_ray.labels.rows import UnitCounts
 from sam3lt_ray.labels.totals import RunTotals, file_id
 from sam3lt_ray.storage.coverage import Coverage
 from sam3lt_ray.storage.layers import layer_number
-from sam3lt_ray.storage.ledger import UnitFile
+from sam3lt_ray.storage.ledger import UnitFile, layer_of, shard_dir_of
 
 _CHUNK: Final = 2_000  # files whose footers are read at a time
 
@@ -43,8 +46,8 @@ def joined_counts(
     Returns:
         None when there was more to read than allowed.
     """
-    totals.forget_missing(coverage.all_paths())
-    unknown = totals.unknown([path for unit in coverage.iter_units() for path in unit.paths])
+    ids = totals.forget_missing(coverage.all_paths())
+    unknown = _wanted_paths(coverage, ~totals.are_known(ids))
     chosen = unknown[:max_reads]
     for start in range(0, len(chosen), _CHUNK):
         some = chosen[start : start + _CHUNK]
@@ -52,12 +55,17 @@ def joined_counts(
             totals.add(path, counts)
     if len(chosen) < len(unknown):
         return None
-    known_errors, images, errors, instances = totals.errors(), 0, Counter[str](), Counter[int]()
+    known_errors = totals.errors()
+    failed = {path: known_errors[file_id(path)] for path in _wanted_paths(coverage, totals.have_errors(ids))}
+    failed_dirs = {shard_dir_of(path) for path in failed}
+    images, errors, instances = 0, Counter[str](), Counter[int]()
     for units in _shards(coverage):
         if coverage.is_asked_twice(units):
             return _read_rows(reader, coverage) if may_read_rows else None
         images += _num_images(units)
-        with_errors = {unit: kinds for unit in units if (kinds := known_errors.get(file_id(unit.path)))}
+        if units[0].shard_dir not in failed_dirs:
+            continue
+        with_errors = {unit: kinds for unit in units if (kinds := failed.get(unit.path))}
         if not may_read_rows and _need_rows(with_errors):
             return None
         errors.update(_errors(reader, with_errors))
@@ -83,6 +91,18 @@ def _read_rows(reader: RunReader, coverage: Coverage) -> UnitCounts:
             errors.update([str(image.error_kind)] if image.status == "error" else [])
             instances.update(found.label_id for found in image.instances)
     return UnitCounts(images, dict(errors), dict(instances))
+
+
+def _wanted_paths(coverage: Coverage, chosen: npt.NDArray[np.bool_]) -> list[str]:
+    """Some of all committed files, of them those with labels that are wanted.
+
+    Args:
+        coverage: What is committed.
+        chosen: For each of ``coverage.all_paths()`` whether it is one of them.
+    """
+    if not chosen.any():
+        return []
+    return [path for path in compress(coverage.all_paths(), chosen.tolist()) if layer_of(path) in coverage.answers]
 
 
 def _shards(coverage: Coverage) -> Iterator[list[UnitFile]]:

@@ -80,18 +80,23 @@ class RunTotals:
         ids = _joined([one.ids for one in sums])
         return cls(store, is_kept, sums if len(np.unique(ids)) == len(ids) else [])
 
-    def forget_missing(self, paths: Iterable[str]) -> None:
+    def forget_missing(self, paths: Iterable[str]) -> FileIds:
         """Drop sums over files that are not there any more; what is kept loses them before anything is labeled anew.
 
         Args:
-            paths: All committed files, from a fresh listing.
+            paths: All committed files, from a fresh listing; none of them is kept, for there may be millions.
+
+        Returns:
+            Their ids, in the same order.
         """
         self._take_in_new()
         before = len(self._sums)
-        present = np.sort(_ids(list(paths)))
+        ids = np.fromiter(map(file_id, paths), np.uint64)
+        present = np.sort(ids)
         self._sums = [one for one in self._sums if _are_in(one.ids, present).all()]
         if len(self._sums) < before:
             self.save()
+        return ids
 
     def add(self, path: str, counts: UnitCounts) -> None:
         """Take in a file that has just been committed or read; kept in portions."""
@@ -102,11 +107,15 @@ class RunTotals:
         if len(of_layer) >= FILES_PER_SUM:
             self.save()
 
-    def unknown(self, paths: Sequence[str]) -> list[str]:
-        """Which of some files have to be opened."""
+    def are_known(self, ids: FileIds) -> npt.NDArray[np.bool_]:
+        """Of which of some files the counts are known; the others have to be opened."""
         self._take_in_new()
-        known = np.sort(_joined([one.ids for one in self._sums]))
-        return [paths[position] for position in np.flatnonzero(~_are_in(_ids(paths), known)).tolist()]
+        return _are_in(ids, np.sort(_joined([one.ids for one in self._sums])))
+
+    def have_errors(self, ids: FileIds) -> npt.NDArray[np.bool_]:
+        """Which of some files are known to have error rows: those of which :meth:`errors` says something."""
+        self._take_in_new()
+        return _are_in(ids, np.array(sorted(self.errors()), dtype=np.uint64))
 
     def errors(self) -> Mapping[int, Mapping[str, int]]:
         """Errors by kind of all files that have any, by :func:`file_id`."""
@@ -154,10 +163,6 @@ def file_id(path: str) -> int:
     """The number by which a file is known here."""
     digest = hashlib.blake2b(path.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
-
-
-def _ids(paths: Sequence[str]) -> FileIds:
-    return np.fromiter((file_id(path) for path in paths), np.uint64, len(paths))
 
 
 def _are_in(ids: FileIds, sorted_ids: FileIds) -> npt.NDArray[np.bool_]:
